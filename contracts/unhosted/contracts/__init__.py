@@ -1,0 +1,1 @@
+"""ABI and bytecode of the contracts. Empty until channels land."""

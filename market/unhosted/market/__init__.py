@@ -1,0 +1,1 @@
+"""Rules of money. Empty until channels land: nothing in the local ring costs anything."""

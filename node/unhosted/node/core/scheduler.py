@@ -1,0 +1,452 @@
+"""Continuous batching as a rule: which tokens of which requests the next step of the engine feeds.
+
+No I/O, no clock, no entropy: the same calls in the same order give the same plans. The engine's loop asks
+for a `Plan`, executes it on the runner, and reports the drawn tokens with `apply`. It is one mutable object
+rather than a fold over frozen values because a step touches every slot's token list, thousands of tokens
+long, some hundred times a second; every way in is a method below, and `check_integrity` states what must
+hold between calls.
+
+The rules:
+1. Every generating slot gets its one token in every step. Prompts fill what is left of the batch, but while
+   anything generates they get at most `prefill_tokens_per_decode` tokens for each generating slot (and at
+   least `prefill_tokens_min`): a long prompt delays the others by a bounded time, and they cost it a few
+   percent.
+2. A slot holds up to `context_tokens` cells. A request is admitted when a slot is free and its reserved
+   length (prompt plus all it may generate) fits the cells that no other running request has reserved. What
+   free slots still hold is a cache: where slots share their cells, it makes room for those who run.
+3. The queue is ordered by priority, then fairly between flows (start-time fair queueing on reserved tokens),
+   then by arrival. A waiting request of a better priority preempts the youngest running ones of the worst,
+   if that makes room enough; they keep what they generated, and go on later from there.
+4. A request takes the free slot that already holds the longest prefix of its prompt. If another slot holds a
+   longer one, busy or not, its cells are copied. If another slot is about to hold one, because it is reading
+   that very prompt now for a request of no worse priority, the request waits for it: n samples of one
+   prompt cost one prefill. (Not where memory has no partial removal: what was read cannot be cut to fit.)
+5. A cancelled request frees its slot at once; what the slot holds stays as a prefix for others.
+
+Not handled here: text, stop strings, sampling. The caller decides those and reports `Drawn.ended`.
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from unhosted.node.core.batching import CopyCells, Drawn, Feed, Job, KeepCells, Limits, Plan
+from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.inference import FinishReason
+from unhosted.node.core.prefix import common_prefix_tokens
+from unhosted.node.core.queueing import FairQueue, QueueKey
+
+SHARE_TOKENS_MIN = 32
+"""A shorter common prefix is not worth a copy of a slot's cells, nor losing a slot's other content."""
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    index: int
+    cells: "array[int]" = field(default_factory=lambda: array("i"))
+    job: Job | None = None
+    target: "array[int]" = field(default_factory=lambda: array("i"))  # to hold before the first draw
+    pending: int | None = None  # the token drawn last, not yet fed
+    admitted_at: int = 0
+    used_at: int = 0
+    queue_key: QueueKey = (0, 0, 0)
+
+    @property
+    def is_reading(self) -> bool:
+        return self.job is not None and self.pending is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A slot that will hold a prefix of a waiting job: `tokens` of it, if that same admission goes on."""
+
+    slot: _Slot
+    admitted_at: int
+    tokens: int
+
+    @property
+    def is_coming(self) -> bool:
+        slot = self.slot
+        return slot.is_reading and slot.admitted_at == self.admitted_at and len(slot.cells) < self.tokens
+
+
+class Scheduler:
+    """See the module's rules. Not thread-safe: one loop owns it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._slots = [_Slot(index) for index in range(limits.slots)]
+        self._queue: FairQueue[Job] = FairQueue()
+        self._slot_by_job: dict[str, _Slot] = {}
+        self._step = 0
+        self._admissions = 0
+        self._planned: Plan | None = None
+        self._cleared: list[KeepCells] = []
+        self._awaited_by_job: dict[str, _Awaited] = {}
+        self._shares_cells = limits.cells_total < limits.slots * limits.context_tokens
+        self._is_short = False  # the runner had no space: nobody is admitted until a running job leaves
+
+    # ---- what the caller may ask
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._slot_by_job and not self._queue
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def slots_busy(self) -> int:
+        return len(self._slot_by_job)
+
+    def job(self, job_id: str) -> Job | None:
+        slot = self._slot_by_job.get(job_id)
+        return slot.job if slot is not None else self._queue.get(job_id)
+
+    # ---- ways in
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises Refused: the prompt does not fit the context, nothing is left to generate, the queue is full.
+        """
+        context = self.limits.context_tokens
+        if not job.prompt:
+            raise Refused("invalid_request", "the prompt is empty: 0 tokens", field="prompt")
+        if len(job.prompt) >= context:
+            raise Refused(
+                "context_length_exceeded",
+                f"the prompt has {len(job.prompt)} tokens, the context holds {context} "
+                "and at least one must be left for the answer",
+                field="prompt",
+                details={"prompt_tokens": len(job.prompt), "context_tokens": context},
+            )
+        if len(self._queue) >= self.limits.queue_max:
+            raise Refused(
+                "overloaded",
+                f"{len(self._queue)} requests are waiting, which is the limit; try again shortly",
+                retry_after_s=1,
+            )
+        if self.job(job.job_id) is not None:
+            raise LocalFault(f"job {job.job_id} is submitted twice")
+        job.max_tokens = max(1, min(job.max_tokens, context - len(job.prompt)))
+        if len(job.output) >= job.max_tokens:
+            raise Refused(
+                "invalid_request",
+                f"resume_ids has {len(job.output)} tokens, which is all that {job.max_tokens} max_tokens "
+                "allow: there is nothing left to generate",
+                field="resume_ids",
+            )
+        self._queue.push(job.job_id, job, priority=job.priority, flow=job.flow, cost=job.reserved_tokens)
+
+    def cancel(self, job_id: str) -> bool:
+        """Forget a job, waiting or running; its slot is free for the next plan."""
+        if self._queue.remove(job_id):
+            self._awaited_by_job.pop(job_id, None)
+            return True
+        slot = self._slot_by_job.pop(job_id, None)
+        if slot is None:
+            return False
+        self._release(slot)
+        return True
+
+    def plan(self) -> Plan | None:
+        """The next step, or None when there is nothing to feed."""
+        if self._planned is not None:
+            raise LocalFault("a plan is asked for while one is under way")
+        operations: list[CopyCells | KeepCells] = []
+        admitted = [] if self._is_short else self._admit(operations)
+        feeds = self._feeds()
+        if not feeds:
+            if operations:
+                raise LocalFault("slots were prepared but nothing is fed")
+            return None
+        if self._shares_cells:
+            self._spare_cells(operations, sum(len(feed.tokens) for feed in feeds))
+        operations[:0] = self._cleared
+        self._cleared = []
+        self._planned = Plan(operations=tuple(operations), feeds=tuple(feeds), admitted=tuple(admitted))
+        return self._planned
+
+    def apply(self, drawn: Iterable[Drawn]) -> dict[str, FinishReason]:
+        """The plan was executed: record it and the drawn tokens. Gives the finished jobs: stop or length.
+
+        A job that was cancelled between plan and apply is passed over: its cells are recorded all the same.
+        """
+        plan = self._take_plan()
+        self._step += 1
+        for feed in plan.feeds:
+            slot = self._slots[feed.slot]
+            if len(slot.cells) != feed.start:
+                raise LocalFault(f"slot {slot.index} holds {len(slot.cells)} cells, fed at {feed.start}")
+            slot.cells.extend(feed.tokens)
+            slot.used_at = self._step
+            if slot.job is not None and slot.job.job_id == feed.job_id:
+                slot.pending = None
+        finished: dict[str, FinishReason] = {}
+        for one in drawn:
+            reason = self._record(one)
+            if reason is not None:
+                finished[one.job_id] = reason
+        for slot in self._slots:
+            if slot.is_reading and len(slot.cells) >= len(slot.target):
+                raise LocalFault(f"slot {slot.index} was fed to its end and no token was drawn")
+        return finished
+
+    def no_space(self) -> str | None:
+        """The runner did the plan's memory operations, but had no cells for its batch: make some free.
+
+        What free slots hold goes first; if they hold nothing a job is preempted, and its id given. Raises
+        LocalFault when only one job runs: then the limits promise more than the runner has.
+        """
+        plan = self._take_plan()
+        running = [slot for slot in self._slots if slot.job is not None]
+        cached = [slot for slot in self._slots if slot.job is None and slot.cells]
+        for slot in cached:
+            self._clear(slot)
+        if cached or any(self._slots[feed.slot].job is None for feed in plan.feeds):
+            return None  # the next plan needs less: cells were freed, or a job of this one was cancelled
+        if len(running) < 2:
+            raise LocalFault("the runner has no space for a single job within its own context")
+        victim = max(running, key=lambda slot: (slot.job.priority if slot.job else 0, slot.admitted_at))
+        job_id = victim.job.job_id if victim.job else ""
+        self._preempt(victim)
+        self._clear(victim)
+        self._is_short = True
+        return job_id
+
+    def forget_cells(self) -> None:
+        """The runner lost its memory (a failed step): every slot reads from the start again."""
+        self._planned = None
+        for slot in self._slots:
+            if slot.job is not None:
+                self._preempt(slot)
+            self._clear(slot)
+        self._cleared = []
+
+    def cells(self, slot: int) -> int:
+        """How many cells the slot holds, for the runner's own check."""
+        return len(self._slots[slot].cells)
+
+    # ---- admission
+
+    def _admit(self, operations: list[CopyCells | KeepCells]) -> list[str]:
+        admitted: list[str] = []
+        held = 0  # jobs at the head of the queue that wait for a prefix: each keeps a free slot
+        while held < len(self._queue):
+            job = self._queue.at(held)
+            free = sum(slot.job is None for slot in self._slots)
+            has_room = (
+                free > held and self._reserved_tokens() + job.reserved_tokens <= self.limits.cells_total
+            )
+            victims = [] if has_room or held else self._victims(job, free)
+            if not has_room and not victims:
+                break
+            wanted = job.known_tokens()
+            if self._should_wait_for_prefix(job, wanted):
+                held += 1
+                continue
+            for victim in victims:
+                self._preempt(victim)
+            key, _ = self._queue.take(job.job_id)
+            self._place(job, wanted, key, operations)
+            admitted.append(job.job_id)
+        return admitted
+
+    def _reserved_tokens(self) -> int:
+        return sum(slot.job.reserved_tokens for slot in self._slots if slot.job is not None)
+
+    def _victims(self, job: Job, free: int) -> list[_Slot]:
+        """Whom to preempt for a slot and cells for a better job: youngest of the worst; none if no use."""
+        worse = [s for s in self._slots if s.job is not None and s.job.priority > job.priority]
+        worse.sort(key=lambda s: (s.job.priority if s.job else 0, s.admitted_at))
+        tokens = self._reserved_tokens() + job.reserved_tokens
+        victims: list[_Slot] = []
+        while tokens > self.limits.cells_total or not free + len(victims):
+            if not worse:
+                return []
+            victims.append(worse.pop())
+            tokens -= victims[-1].job.reserved_tokens if victims[-1].job else 0
+        return victims
+
+    def _preempt(self, slot: _Slot) -> None:
+        job = slot.job
+        if job is None:
+            raise LocalFault(f"slot {slot.index} has nothing to preempt")
+        del self._slot_by_job[job.job_id]
+        self._release(slot)
+        job.preemptions += 1
+        self._queue.push_back(job.job_id, job, slot.queue_key)
+
+    def _release(self, slot: _Slot) -> None:
+        slot.job, slot.pending, slot.target = None, None, array("i")
+        slot.used_at = self._step + 1
+        self._is_short = False
+
+    def _clear(self, slot: _Slot) -> None:
+        del slot.cells[:]
+        slot.used_at = 0  # an empty slot is the first to be taken by a job that finds no prefix
+        self._cleared.append(KeepCells(slot=slot.index, tokens=0))
+
+    def _spare_cells(self, operations: list[CopyCells | KeepCells], fed_tokens: int) -> None:
+        """Drop what free slots hold, oldest first, until the step fits the cells that all slots share."""
+        above = sum(len(slot.cells) for slot in self._slots) + fed_tokens - self.limits.cells_total
+        cached = [slot for slot in self._slots if slot.job is None and slot.cells]
+        for slot in sorted(cached, key=lambda s: s.used_at):
+            if above <= 0:
+                return
+            above -= len(slot.cells)
+            operations.append(KeepCells(slot=slot.index, tokens=0))
+            del slot.cells[:]
+            slot.used_at = 0
+
+    def _usable(self, cells: "array[int]", wanted: "array[int]") -> int:
+        """How many of a slot's cells serve `wanted`; one token must be left to feed."""
+        common = min(common_prefix_tokens(cells, wanted), len(wanted) - 1)
+        if not self.limits.partial_removal and common < len(cells):
+            return 0
+        return common
+
+    def _should_wait_for_prefix(self, job: Job, wanted: "array[int]") -> bool:
+        awaited = self._awaited_by_job.pop(job.job_id, None)
+        if awaited is None or not awaited.is_coming:
+            awaited = self._find_prefix_to_come(job, wanted)
+        if awaited is None:
+            return False
+        self._awaited_by_job[job.job_id] = awaited
+        return True
+
+    def _find_prefix_to_come(self, job: Job, wanted: "array[int]") -> _Awaited | None:
+        if not job.use_prefix_cache:
+            return None
+        now = -1
+        for slot in self._slots:
+            reader = slot.job if slot.is_reading else None
+            # Waiting for a worse job would be a better one's turn lost to everybody who is read before it.
+            if reader is None or not reader.use_prefix_cache or reader.priority > job.priority:
+                continue
+            soon = self._usable(slot.target, wanted)
+            if soon <= len(slot.cells):
+                continue
+            if now < 0:
+                now = max(self._usable(each.cells, wanted) for each in self._slots)
+            if soon >= now + SHARE_TOKENS_MIN:
+                return _Awaited(slot, slot.admitted_at, soon)
+        return None
+
+    def _place(
+        self, job: Job, wanted: "array[int]", key: QueueKey, operations: list[CopyCells | KeepCells]
+    ) -> None:
+        free = [slot for slot in self._slots if slot.job is None]
+        slot, kept = min(free, key=lambda s: s.used_at), 0
+        if job.use_prefix_cache:
+            usable = [self._usable(each.cells, wanted) for each in self._slots]
+            best_free = max(free, key=lambda s: (usable[s.index], -s.used_at, -s.index))
+            # A chance hit of a few tokens must not cost the slot's longer content: then the oldest goes.
+            if usable[best_free.index] >= min(SHARE_TOKENS_MIN, len(wanted) // 2 + 1):
+                slot = best_free
+            kept = usable[slot.index]
+            source = max(self._slots, key=lambda s: (usable[s.index], -s.index))
+            if usable[source.index] >= kept + SHARE_TOKENS_MIN:
+                kept = usable[source.index]
+                operations.append(CopyCells(from_slot=source.index, to_slot=slot.index, tokens=kept))
+                slot.cells = source.cells[:kept]
+        if kept < len(slot.cells):
+            operations.append(KeepCells(slot=slot.index, tokens=kept))
+            del slot.cells[kept:]
+        self._admissions += 1
+        slot.job, slot.target, slot.pending = job, wanted, None
+        slot.admitted_at, slot.queue_key = self._admissions, key
+        self._slot_by_job[job.job_id] = slot
+        if not job.preemptions:
+            job.cached_tokens = min(kept, len(job.prompt))
+
+    # ---- one step
+
+    def _feeds(self) -> list[Feed]:
+        feeds: list[Feed] = []
+        for slot in self._slots:
+            if slot.job is not None and slot.pending is not None:
+                feeds.append(
+                    Feed(
+                        slot=slot.index,
+                        job_id=slot.job.job_id,
+                        start=len(slot.cells),
+                        tokens=(slot.pending,),
+                        draws=True,
+                    )
+                )
+        budget = self.limits.batch_tokens - len(feeds)
+        if feeds:
+            share = self.limits.prefill_tokens_per_decode * len(feeds)
+            budget = min(budget, max(self.limits.prefill_tokens_min, share))
+        reading = [slot for slot in self._slots if slot.is_reading]
+        reading.sort(key=lambda s: (s.job.priority if s.job else 0, s.admitted_at))
+        for slot in reading:
+            if budget <= 0 or slot.job is None:
+                break
+            start = len(slot.cells)
+            tokens = tuple(slot.target[start : start + budget])
+            draws = start + len(tokens) == len(slot.target)
+            feeds.append(
+                Feed(slot=slot.index, job_id=slot.job.job_id, start=start, tokens=tokens, draws=draws)
+            )
+            budget -= len(tokens)
+        return feeds
+
+    def _record(self, one: Drawn) -> FinishReason | None:
+        slot = self._slot_by_job.get(one.job_id)
+        if slot is None or slot.job is None:
+            return None
+        job = slot.job
+        if len(slot.cells) != len(job.prompt) + len(job.output):
+            raise LocalFault(f"a token was drawn for job {job.job_id}, which was not fed to its end")
+        job.output.append(one.token_id)
+        slot.pending, slot.target = one.token_id, array("i")
+        if one.ended or len(job.output) >= job.max_tokens:
+            del self._slot_by_job[job.job_id]
+            self._release(slot)
+            return "stop" if one.ended else "length"
+        return None
+
+    def _take_plan(self) -> Plan:
+        plan, self._planned = self._planned, None
+        if plan is None:
+            raise LocalFault("no plan is under way")
+        return plan
+
+    # ---- invariants
+
+    def check_integrity(self) -> None:
+        """Raise LocalFault if any promise between calls is broken. Cheap enough for every idle moment."""
+        running = [slot for slot in self._slots if slot.job is not None]
+        if {slot.job.job_id for slot in running if slot.job} != set(self._slot_by_job):
+            raise LocalFault("slots and the index of running jobs disagree")
+        for slot in self._slots:
+            if len(slot.cells) > self.limits.context_tokens:
+                raise LocalFault(f"slot {slot.index} holds {len(slot.cells)} cells, above its context")
+            if slot.job is None and (slot.pending is not None or slot.target):
+                raise LocalFault(f"slot {slot.index} is free but has work")
+            if slot.job is not None:
+                self._check_running(slot, slot.job)
+        for name, tokens in (
+            ("reserved", self._reserved_tokens()),
+            ("held", sum(len(slot.cells) for slot in self._slots)),
+        ):
+            if tokens > self.limits.cells_total:
+                raise LocalFault(f"{tokens} cells {name} of {self.limits.cells_total}")
+        if any(self._queue.get(job_id) is None for job_id in self._awaited_by_job):
+            raise LocalFault("a job that does not wait awaits a prefix")
+        self._queue.check_integrity()
+
+    def _check_running(self, slot: _Slot, job: Job) -> None:
+        if self._queue.get(job.job_id) is not None:
+            raise LocalFault(f"job {job.job_id} runs and waits at once")
+        if slot.pending is None:
+            if slot.cells != slot.target[: len(slot.cells)] or len(slot.cells) >= len(slot.target):
+                raise LocalFault(f"slot {slot.index} reads, but not its job's tokens")
+            return
+        known = job.known_tokens()
+        if slot.cells != known[:-1] or slot.pending != known[-1]:
+            raise LocalFault(f"slot {slot.index} holds other tokens than its job's")

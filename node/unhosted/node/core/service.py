@@ -1,0 +1,194 @@
+"""The node as its entry points see it: HTTP and the CLI speak these words and know nothing below them."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from unhosted.node.core.inference import (
+    Constraint,
+    Embeddings,
+    FinishReason,
+    LoadedModel,
+    Priority,
+    TokenLogprob,
+    Usage,
+)
+from unhosted.verify.params import SamplingParams
+
+Radius = Literal["local", "trusted", "public"]
+Ring = Literal["local", "trusted", "public"]
+ToolChoice = Literal["auto", "none", "required"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that the model asks for. arguments: JSON text, as the model wrote it."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn. role: system, developer, user, assistant or tool (call_id says which call it answers)."""
+
+    role: str
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function the model may call. parameters: its JSON schema."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every kind of generation shares. n: how many samples, which share one prefill."""
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    n: int = 1
+    ignore_eos: bool = False
+    use_prefix_cache: bool = True
+    constraint: Constraint | None = None
+    radius: Radius = "trusted"
+    priority: Priority = Priority.OWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """tool_choice: auto, none, required, or a tool's name with `forced_tool`."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    forced_tool: str | None = None
+    parallel_tool_calls: bool = True
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionRequest:
+    """Plain continuation of a prompt, text or token ids; no chat template."""
+
+    model: str
+    prompt: str | tuple[int, ...]
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCallDelta:
+    """The first delta of a call carries call_id and name; arguments are to be appended."""
+
+    index: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerDelta:
+    """What one step gave one choice; finish and usage stand on that choice's last delta alone."""
+
+    choice: int = 0
+    text: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason | Literal["tool_calls"] | None = None
+    stop_text: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Who answered, in which ring and why, and what it cost. Known before the first token."""
+
+    ring: Ring
+    served_by: str
+    reason: str
+    cost_micros: int = 0
+    receipt: str | None = None
+    check: str = "not-needed"
+
+
+class AnswerStream(Protocol):
+    """An accepted request. Iterate it to the end, or leave its context to cancel."""
+
+    @property
+    def provenance(self) -> Provenance: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def __aiter__(self) -> AsyncIterator[AnswerDelta]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """A model in the store, as `list` and /v1/models show it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    size_bytes: int
+    blake3: str
+    architecture: str
+    parameters: int | None
+    quantization: str
+    context_tokens: int
+    licence: str | None
+    source: str
+    created_unix_s: int
+
+
+class Node(Protocol):
+    """The program's one service object; `unhosted.node.app` builds it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def offline(self) -> bool: ...
+
+    def open_chat(self, request: ChatRequest) -> AbstractAsyncContextManager[AnswerStream]:
+        """Raises Refused on entering; see `Engines.open_stream`."""
+        ...
+
+    def open_completion(self, request: CompletionRequest) -> AbstractAsyncContextManager[AnswerStream]: ...
+
+    async def embed(self, model: str, inputs: Sequence[str | tuple[int, ...]]) -> Embeddings: ...
+
+    async def count_tokens(self, request: ChatRequest) -> int: ...
+
+    def models(self) -> tuple[ModelEntry, ...]: ...
+
+    def loaded(self) -> tuple[LoadedModel, ...]: ...
+
+    async def load(self, model: str) -> LoadedModel: ...
+
+    async def unload(self, model: str) -> bool: ...
+
+    def status(self) -> Mapping[str, object]:
+        """JSON-ready: version, uptime_s, offline, refused_connections, rings, models, queue."""
+        ...
+
+    def metrics(self) -> str:
+        """Prometheus text exposition, OpenTelemetry GenAI names."""
+        ...
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether a request could be answered now, and why not."""
+        ...

@@ -1,0 +1,1 @@
+"""Rules of evidence: the sampler that buyer and seller share, and what can be shown from tokens alone."""
