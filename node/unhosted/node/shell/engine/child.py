@@ -1,0 +1,131 @@
+"""The process that runs one model: `python -m unhosted.node.shell.engine.child FD`, started by `host.py`.
+
+It gives up the network first, then loads the library and the model, then serves messages on the inherited
+socket until the node closes it. It keeps no state that the node would miss: a node whose child dies starts
+another one and goes on from the tokens it has.
+"""
+
+import os
+import select
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from unhosted.node.core.batching import Limits
+from unhosted.node.core.inference import Constraint
+from unhosted.node.shell.engine import sandbox
+from unhosted.node.shell.engine.wire import Decoder, Message, encode
+
+_RECEIVE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOrder:
+    """What the child is told to load. threads: 0 means one for each core this process may use."""
+
+    path: str
+    slots: int
+    context_tokens: int
+    batch_tokens: int
+    ubatch_tokens: int
+    threads: int
+    kv_type: str
+    gpu_layers: int
+    queue_max: int
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    level = sandbox.enter()
+    decoder = Decoder()
+    pending = _receive(connection, decoder, wait=True)
+    if pending is None:
+        return
+    order = LoadOrder(**pending.pop(0)[1])
+    try:
+        loop, facts = _load(order)
+    except Exception as fault:  # whatever it was, the node must be able to say why the model did not load
+        connection.sendall(encode(["failed", "", f"{type(fault).__name__}: {fault}"]))
+        return
+    connection.sendall(encode(["ready", "", {**facts, "sandbox": level, "pid": os.getpid()}]))
+    _serve(connection, decoder, loop, pending)
+
+
+def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
+    build_mask = None
+    from unhosted.node.shell.engine.library import load_library, loaded_library
+    from unhosted.node.shell.engine.llama import Model
+    from unhosted.node.shell.engine.loop import EngineLoop
+    from unhosted.node.shell.engine.runner import LlamaRunner
+    from unhosted.node.shell.engine.sequence import AcceptingMask
+
+    L = load_library()
+    L.llama_backend_init()
+    model = Model(L, order.path, gpu_layers=order.gpu_layers)
+    threads = order.threads or len(os.sched_getaffinity(0))
+    runner = LlamaRunner(
+        model,
+        slots=order.slots,
+        context_tokens=order.context_tokens,
+        batch_tokens=order.batch_tokens,
+        ubatch_tokens=order.ubatch_tokens,
+        threads=threads,
+        kv_type=order.kv_type,
+    )
+
+    def make_mask(constraint: Constraint) -> AcceptingMask:
+        return build_mask(L, model.vocab, model.n_vocab, constraint)
+
+    loop = EngineLoop(
+        vocabulary=model,
+        runner=runner,
+        limits=Limits(
+            slots=order.slots,
+            context_tokens=order.context_tokens,
+            batch_tokens=max(order.batch_tokens, order.slots),
+            queue_max=order.queue_max,
+            cells_total=order.slots * order.context_tokens,
+            partial_removal=model.keeps_every_cell,
+        ),
+        make_mask=make_mask,
+        embed=runner.embed,
+    )
+    library = loaded_library()
+    return loop, {"library": str(library.kind) if library else "", "threads": threads}
+
+
+def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list[Message]) -> None:
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    messages: list[Message] | None = pending
+    while messages is not None:
+        answers = bytearray()
+        for message in messages:
+            for answer in loop.handle(message):
+                answers += encode(answer)
+        step = loop.step()
+        if step is not None:
+            answers += encode(step)
+        if answers:
+            connection.sendall(answers)
+        if loop.is_idle:
+            loop.check_integrity()
+            messages = _receive(connection, decoder, wait=True)
+        else:
+            messages = _receive(connection, decoder, wait=False) if waiting.poll(0) else []
+
+
+def _receive(connection: socket.socket, decoder: Decoder, *, wait: bool) -> list[Message] | None:
+    """At least one whole message, or None when the node is gone."""
+    while True:
+        data = connection.recv(_RECEIVE_BYTES)
+        if not data:
+            return None
+        messages = decoder.feed(data)
+        if messages or not wait:
+            return messages
+
+
+if __name__ == "__main__":
+    main()

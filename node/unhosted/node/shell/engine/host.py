@@ -1,0 +1,454 @@
+"""Keeps one model's process alive: starts it, speaks with it, and when it dies starts another one.
+
+A crash costs a request a pause. What it had generated is known here, so the next child goes on from there:
+the sampler is keyed by position, and the same tokens follow as if nothing had happened, within numeric
+noise. A request that was running through two crashes without a token in between is taken for their cause
+and fails; one that waited in the queue is never blamed.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from itertools import count
+from operator import add
+from typing import Any, Literal
+
+import trio
+
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.inference import Delta, GenerateRequest
+from unhosted.node.shell.engine.child import LoadOrder
+from unhosted.node.shell.engine.counters import COUNTERS
+from unhosted.node.shell.engine.wire import Decoder, Message, encode, pack_request, unpack_delta
+
+log = logging.getLogger(__name__)
+
+CRASHES_WITHOUT_PROGRESS_MAX = 2
+"""The second crash with no token in between: a third child would most likely die of the same request."""
+FAILED_STARTS_MAX = 3
+"""Children in a row that died before they served anything; then the model is given up."""
+STDERR_LINES_KEPT = 20
+"""What the library said last explains a crash; more would only be its log."""
+SHORT_LIFE_S = 5.0
+RESTART_PAUSE_S = 0.5
+"""The successor of a child that died young starts a little later: a crash loop must not eat the machine."""
+LAST_WORDS_S = 1.0
+"""How long a dead child's error output is awaited; it is already in the pipe."""
+_RECEIVE_BYTES = 1 << 16
+
+State = Literal["loading", "ready", "restarting", "closed"]
+
+
+class Stream:
+    """The deltas of one request; also what is known of it if the child dies. Made by `EngineHost`."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self.request = request
+        self.prompt_tokens: int | None = None
+        self.delivered: list[int] = list(request.resume_ids)
+        self.admitted = False
+        self.progressed = False
+        self.crashes = 0
+        self.finished = False
+        self._deltas: deque[Delta] = deque()  # bounded by max_tokens: a step gives one, and it ends
+        self._refusal: Refused | None = None
+        self._changed = trio.Event()
+
+    def accept(self, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self._notify()
+
+    def refuse(self, refusal: Refused) -> None:
+        self._refusal, self.finished = refusal, True
+        self._notify()
+
+    def push(self, delta: Delta) -> None:
+        self.delivered += delta.token_ids
+        self.progressed = True
+        self.finished = delta.finish is not None
+        self._deltas.append(delta)
+        self._notify()
+
+    def crashed(self) -> bool:
+        """The child died; gives whether this request may go on with the next one."""
+        if self.admitted:
+            self.crashes = 1 if self.progressed else self.crashes + 1
+        self.admitted = self.progressed = False
+        return self.crashes < CRASHES_WITHOUT_PROGRESS_MAX
+
+    async def wait_accepted(self) -> None:
+        while self.prompt_tokens is None and self._refusal is None:
+            await self._changed.wait()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._deltas:
+            if self._refusal is not None:
+                raise self._refusal
+            if self.finished:
+                raise StopAsyncIteration
+            await self._changed.wait()
+        return self._deltas.popleft()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+class EngineHost:
+    """One model's process. `run` is its life; the other methods may be used while it runs."""
+
+    def __init__(self, model: str, order: LoadOrder, *, environment: Mapping[str, str]) -> None:
+        self.model = model
+        self.order = order
+        self.state: State = "loading"
+        self.pid = 0
+        self.restarts = 0
+        self.sandbox = self.library = ""
+        self.threads = 0
+        self.slots_busy = self.queued = 0
+        self.idle_since = trio.current_time()
+        self._environment = dict(environment)
+        self._streams: dict[str, Stream] = {}
+        self._calls: dict[str, _Call] = {}
+        self._outgoing: deque[bytes] = deque()
+        self._outgoing_changed = trio.Event()
+        self._scope = trio.CancelScope()
+        self._failure: Refused | None = None
+        self._announced = False
+        self._counters: tuple[int, ...] = (0,) * len(COUNTERS)
+        self._counters_before: tuple[int, ...] = self._counters
+        self._call_ids = count(1)
+        self._last_words: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._streams or self._calls)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What this model's children did together, by the names of `counters.COUNTERS`."""
+        return dict(zip(COUNTERS, map(add, self._counters_before, self._counters), strict=True))
+
+    # ---- use
+
+    @asynccontextmanager
+    async def open_stream(self, request: GenerateRequest) -> AsyncIterator[Stream]:
+        """See `Engines.open_stream`."""
+        self._check_alive()
+        stream = Stream(request)
+        self._streams[request.request_id] = stream
+        self._submit(stream)
+        try:
+            await stream.wait_accepted()
+            yield stream
+        finally:
+            del self._streams[request.request_id]
+            if not stream.finished:
+                self._send(["cancel", request.request_id])
+            self._note_idle()
+
+    async def call(self, kind: str, *parts: Any) -> Any:
+        """Ask the child for one value: tokenize or embed; asked again if the child dies once."""
+        self._check_alive()
+        call = _Call([kind, f"call-{next(self._call_ids)}", *parts])
+        self._calls[call.message[1]] = call
+        self._send(call.message)
+        try:
+            return await call.wait()
+        finally:
+            del self._calls[call.message[1]]
+            self._note_idle()
+
+    def close(self) -> None:
+        """End the child; what still runs on it fails."""
+        self._scope.cancel()
+
+    # ---- life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start children until closed. Started when the first one has loaded the model.
+
+        Ends without an error when a child dies while nobody needs it: the next request loads it anew.
+        Raises: Refused (engine_failed) if no child could load the model.
+        """
+        failed_starts = 0
+        with self._scope:
+            while True:
+                started_at = trio.current_time()
+                served = await self._one_child(task_status)
+                failed_starts = 0 if served else failed_starts + 1
+                if self._failure is None and failed_starts >= FAILED_STARTS_MAX:
+                    self._failure = self._gave_up(failed_starts)
+                if self._failure is not None or (served and not self.is_busy):
+                    break
+                self.restarts += 1
+                self.state = "restarting"
+                self._after_crash()
+                if trio.current_time() - started_at < SHORT_LIFE_S:
+                    await trio.sleep(RESTART_PAUSE_S)
+        self.state = "closed"
+        failure = self._failure or Refused("engine_failed", f"{self.model} was unloaded while it answered")
+        for waiting in self._waiting():
+            waiting.refuse(failure)
+        if not self._announced:
+            raise failure
+
+    async def _one_child(self, task_status: trio.TaskStatus[None]) -> bool:
+        """One child from start to end; gives whether it ever served."""
+        ours, theirs = socket.socketpair()
+        connection = trio.socket.from_stdlib_socket(ours)
+        self._outgoing.clear()
+        try:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "unhosted.node.shell.engine.child", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,  # the terminal's Ctrl-C is for the node to handle
+            )
+        finally:
+            theirs.close()
+        try:
+            async with trio.open_nursery() as nursery:
+                last_words = trio.Event()
+                nursery.start_soon(self._keep_last_words, process, last_words)
+                nursery.start_soon(self._write, connection)
+                self._send_now(["load", asdict(self.order)])
+                served = await self._read(connection, task_status)
+                with trio.move_on_after(LAST_WORDS_S):
+                    await last_words.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            connection.close()
+            with trio.CancelScope(shield=True):
+                await _end(process)
+        self._counters_before = tuple(map(add, self._counters_before, self._counters))
+        self._counters = (0,) * len(COUNTERS)
+        if self._failure is None:
+            said = " | ".join(self._last_words)[-500:]
+            log.warning(
+                "engine_died model=%s pid=%d status=%s said=%r",
+                self.model,
+                process.pid,
+                process.returncode,
+                said,
+            )
+        return served
+
+    async def _read(self, connection: trio.socket.SocketType, task_status: trio.TaskStatus[None]) -> bool:
+        decoder, served = Decoder(), False
+        while True:
+            try:
+                data = await connection.recv(_RECEIVE_BYTES)
+            except OSError:
+                return served
+            if not data:
+                return served
+            for message in decoder.feed(data):
+                match message:
+                    case ["step", deltas, admitted, failures, [busy, queued, *counters]]:
+                        self.slots_busy, self.queued = busy, queued
+                        self._counters = tuple(counters)
+                        self._on_step(deltas, admitted, failures)
+                    case ["ready", _, facts]:
+                        served = True
+                        self._on_ready(facts)
+                        if not self._announced:
+                            self._announced = True
+                            task_status.started()
+                    case ["failed", _, reason]:
+                        self._failure = Refused(
+                            "engine_failed",
+                            f"{self.model} could not be loaded: {reason}; see `unhosted doctor`",
+                        )
+                        return served
+                    case _:
+                        self._on_answer(message)
+
+    def _on_ready(self, facts: dict[str, Any]) -> None:
+        self.pid, self.sandbox, self.library = facts["pid"], facts["sandbox"], facts["library"]
+        self.threads = facts["threads"]
+        self.state = "ready"
+        for stream in self._streams.values():
+            if not stream.finished:
+                self._submit(stream)
+        for call in self._calls.values():
+            self._send(call.message)
+
+    def _on_step(self, deltas: list[Any], admitted: list[str], failures: list[Message]) -> None:
+        for request_id in admitted:
+            if request_id in self._streams:
+                self._streams[request_id].admitted = True
+        for parts in deltas:
+            request_id, delta = unpack_delta(parts)
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                stream.push(delta)
+        for message in failures:
+            self._on_answer(message)
+
+    def _on_answer(self, message: Message) -> None:
+        kind, request_id, *parts = message
+        target: Stream | _Call | None = self._streams.get(request_id) or self._calls.get(request_id)
+        if target is None:
+            return  # cancelled while the answer was on its way
+        if kind == "refused":
+            code, text, field, retry_after_s, details = parts
+            target.refuse(Refused(code, text, field=field, retry_after_s=retry_after_s, details=details))
+        elif isinstance(target, Stream):
+            target.accept(parts[0])
+        else:
+            target.answer(parts[0])
+
+    def _after_crash(self) -> None:
+        reason = self._last_words[-1] if self._last_words else "no last words"
+        for waiting in self._waiting():
+            if not waiting.finished and not waiting.crashed():
+                waiting.refuse(
+                    Refused(
+                        "engine_failed",
+                        f"the engine of {self.model} died {CRASHES_WITHOUT_PROGRESS_MAX} times "
+                        f"under this request: {reason}",
+                    )
+                )
+
+    def _gave_up(self, starts: int) -> Refused:
+        said = self._last_words[-1] if self._last_words else "nothing"
+        return Refused(
+            "engine_failed",
+            f"the engine of {self.model} died {starts} times before it served; it said: {said}; "
+            "see `unhosted doctor`",
+        )
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self.state == "closed":
+            raise Refused("engine_failed", f"{self.model} is being unloaded; try again", retry_after_s=1)
+
+    def _waiting(self) -> "list[Stream | _Call]":
+        return [*self._streams.values(), *self._calls.values()]
+
+    def _note_idle(self) -> None:
+        self.idle_since = trio.current_time()
+
+    # ---- bytes
+
+    def _submit(self, stream: Stream) -> None:
+        request = stream.request
+        parts = pack_request(request)
+        parts[-1] = list(stream.delivered)
+        self._send(["submit", request.request_id, parts])
+
+    def _send(self, message: Message) -> None:
+        """Queued even while nobody listens would pile up: a child that comes up is told everything anew."""
+        if self.state == "ready":
+            self._send_now(message)
+
+    def _send_now(self, message: Message) -> None:
+        self._outgoing.append(encode(message))
+        self._outgoing_changed.set()
+
+    async def _write(self, connection: trio.socket.SocketType) -> None:
+        # One task writes, so that a cancelled request never leaves half a message behind.
+        while True:
+            while self._outgoing:
+                data = memoryview(self._outgoing.popleft())
+                while data:
+                    try:
+                        sent = await connection.send(data)
+                    except OSError:
+                        return  # the child is gone; the reader sees it too
+                    data = data[sent:]
+            self._outgoing_changed = trio.Event()
+            await self._outgoing_changed.wait()
+
+    async def _keep_last_words(self, process: trio.Process, ended: trio.Event) -> None:
+        assert process.stderr is not None
+        rest = b""
+        async for data in process.stderr:
+            *lines, rest = (rest + data)[-_RECEIVE_BYTES:].split(b"\n")
+            self._last_words.extend(line.decode("utf-8", "replace")[:500] for line in lines if line.strip())
+        ended.set()
+
+
+class _Call:
+    """A question to the child and its answer."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.finished = False
+        self._crashes = 0
+        self._value: Any = None
+        self._refusal: Refused | None = None
+        self._done = trio.Event()
+
+    def answer(self, value: Any) -> None:
+        self._value, self.finished = value, True
+        self._done.set()
+
+    def refuse(self, refusal: Refused) -> None:
+        self._refusal, self.finished = refusal, True
+        self._done.set()
+
+    def crashed(self) -> bool:
+        self._crashes += 1
+        return self._crashes < CRASHES_WITHOUT_PROGRESS_MAX
+
+    async def wait(self) -> Any:
+        await self._done.wait()
+        if self._refusal is not None:
+            raise self._refusal
+        return self._value
+
+
+async def _end(process: trio.Process) -> None:
+    """A child has nothing to save, so it is never waited for."""
+    process.kill()
+    await process.wait()
+    if process.stderr is not None:
+        await process.stderr.aclose()
+
+
+def child_environment() -> dict[str, str]:
+    """What a child inherits: enough to import this program and run the library, and no secret."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT_KEPT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+    kept["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
+    kept["PYTHONDONTWRITEBYTECODE"] = os.environ.get("PYTHONDONTWRITEBYTECODE", "")
+    kept["OPENBLAS_NUM_THREADS"] = "1"  # numpy only samples; its threads would fight the model's
+    return {name: value for name, value in kept.items() if value}
+
+
+_ENVIRONMENT_KEPT = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "UNHOSTED_LLAMA_LIB",
+        "XDG_CACHE_HOME",
+        "OPENBLAS_CORETYPE",
+        "UNHOSTED_HOME",
+        "SYSTEMROOT",
+    }
+)
+_ENVIRONMENT_PREFIXES = ("LLAMA_", "GGML_", "OMP_", "GOMP_", "CUDA_", "HIP_", "ROCR_", "VK_", "DYLD_")

@@ -1,0 +1,222 @@
+"""The engine's loop in a model's process: messages in, one step at a time, one message out per step.
+
+It joins the pure scheduler, the runner and the sequences; the process around it (`child.py`) only moves
+bytes. A fake runner drives it in tests.
+
+Messages in: submit [id, request], cancel [id], tokenize [call, text, add_special],
+embed [call, inputs].
+Messages out: accepted [id, prompt tokens], refused [id, code, message, field, retry_after_s, details],
+step [[delta…], [admitted id…], [refused…], [slots busy, queued, counters…]], reply [call, value].
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unhosted.node.core.batching import Drawn, Job, Limits, Plan
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.inference import Constraint, Delta, GenerateRequest
+from unhosted.node.core.scheduler import Scheduler
+from unhosted.node.shell.engine.runner import Runner
+from unhosted.node.shell.engine.sequence import AcceptingMask, Sequence, Vocabulary
+from unhosted.node.shell.engine.wire import Message, pack_delta, unpack_request
+from unhosted.verify.sampler import SamplerError
+
+MaskMaker = Callable[[Constraint], AcceptingMask]
+Embedder = Callable[[list[list[int]]], NDArray[np.float32]]
+
+
+class EngineLoop:
+    """Owns the scheduler and the running sequences of one model."""
+
+    def __init__(
+        self,
+        *,
+        vocabulary: Vocabulary,
+        runner: Runner,
+        limits: Limits,
+        make_mask: MaskMaker,
+        embed: Embedder,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._runner = runner
+        self._scheduler = Scheduler(limits)
+        self._make_mask = make_mask
+        self._embed = embed
+        self._sequences: dict[str, Sequence] = {}
+        self._steps = 0
+        self._tokens_in = 0
+        self._tokens_out = 0
+        self._started_cpu_ns = time.thread_time_ns()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._scheduler.is_idle
+
+    def check_integrity(self) -> None:
+        """To be called when idle: a leak shows here, not after a week."""
+        self._scheduler.check_integrity()
+        if self._sequences:
+            raise RuntimeError(f"idle with {len(self._sequences)} sequences left")
+
+    def handle(self, message: Message) -> list[Message]:
+        """Take one message; gives the answers to send."""
+        kind, request_id, *parts = message
+        try:
+            match kind:
+                case "submit":
+                    return [["accepted", request_id, self._submit(request_id, parts[0])]]
+                case "cancel":
+                    self._cancel(request_id)
+                    return []
+                case "tokenize":
+                    return [["reply", request_id, self._vocabulary.tokenize(parts[0], add_special=parts[1])]]
+                case "embed":
+                    return [["reply", request_id, self._embed_inputs(parts[0])]]
+                case _:
+                    raise RuntimeError(f"unknown message {kind!r}")
+        except Refused as refusal:
+            return [refusal_message(request_id, refusal)]
+
+    def step(self) -> Message | None:
+        """One batch through the model, and what came of it; None when there is nothing to say."""
+        plan = self._scheduler.plan()
+        if plan is None:
+            return None
+        logits = self._runner.execute(plan)
+        if logits is None:
+            self._scheduler.no_space()
+            return None
+        self._steps += 1
+        self._tokens_in += plan.tokens
+        drawn, deltas, failures = self._draw(plan, logits)
+        finished = self._scheduler.apply(drawn)
+        for job_id, reason in finished.items():
+            sequence = self._sequences.pop(job_id)
+            deltas[job_id] = sequence.finish(deltas[job_id], reason)
+            sequence.close()
+        self._tokens_out += len(drawn)
+        if not deltas and not failures and not plan.admitted:
+            return None
+        return [
+            "step",
+            [pack_delta(job_id, delta) for job_id, delta in deltas.items()],
+            list(plan.admitted),
+            failures,
+            self._state(),
+        ]
+
+    def _draw(
+        self, plan: Plan, logits: NDArray[np.float32]
+    ) -> tuple[list[Drawn], dict[str, Delta], list[Message]]:
+        drawn: list[Drawn] = []
+        deltas: dict[str, Delta] = {}
+        failures: list[Message] = []
+        row = 0
+        for feed in plan.feeds:
+            if not feed.draws:
+                continue
+            sequence = self._sequences[feed.job_id]
+            try:
+                token_id, ended, delta = sequence.draw(logits[row])
+            except SamplerError as fault:
+                # The model gave no usable logits, or its grammar has no way on: this request alone ends.
+                refusal = Refused("engine_failed", f"no token could be drawn: {fault}")
+                failures.append(refusal_message(feed.job_id, refusal))
+                self._cancel(feed.job_id)
+            else:
+                drawn.append(Drawn(feed.job_id, token_id, ended))
+                deltas[feed.job_id] = delta
+            row += 1
+        return drawn, deltas, failures
+
+    def _submit(self, request_id: str, parts: list[Any]) -> int:
+        request = unpack_request(request_id, parts)
+        prompt = self._prompt_ids(request)
+        self._check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias])
+        job = Job(
+            job_id=request_id,
+            prompt=prompt,
+            max_tokens=self._scheduler.limits.context_tokens
+            if request.max_tokens is None
+            else request.max_tokens,
+            priority=int(request.priority),
+            flow=request.flow,
+            use_prefix_cache=request.use_prefix_cache,
+            output=list(request.resume_ids),
+        )
+        constraint = request.constraint
+        sequence = Sequence(
+            request,
+            job,
+            self._vocabulary,
+            lambda: None if constraint is None else self._make_mask(constraint),
+        )
+        try:
+            self._scheduler.submit(job)
+        except Refused:
+            sequence.close()
+            raise
+        self._sequences[request_id] = sequence
+        return len(prompt)
+
+    def _prompt_ids(self, request: GenerateRequest) -> tuple[int, ...]:
+        if isinstance(request.prompt, str):
+            return tuple(self._vocabulary.tokenize(request.prompt, add_special=request.add_special))
+        self._check_ids("prompt", request.prompt)
+        return request.prompt
+
+    def _check_ids(self, field: str, ids: "tuple[int, ...] | list[int]") -> None:
+        for token_id in ids:
+            if not 0 <= token_id < self._vocabulary.n_vocab:
+                raise Refused(
+                    "invalid_request",
+                    f"token id {token_id} is outside this model's vocabulary, "
+                    f"0 to {self._vocabulary.n_vocab - 1}",
+                    field=field,
+                )
+
+    def _embed_inputs(self, inputs: list[Any]) -> list[Any]:
+        ids: list[list[int]] = []
+        for one in inputs:
+            if isinstance(one, str):
+                ids.append(self._vocabulary.tokenize(one, add_special=True, parse_special=False))
+            else:
+                self._check_ids("input", one)
+                ids.append(list(one))
+        vectors = self._embed(ids)
+        return [[vector.tolist() for vector in vectors], sum(len(one) for one in ids)]
+
+    def _cancel(self, request_id: str) -> None:
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            sequence.close()
+            self._scheduler.cancel(request_id)
+
+    def _state(self) -> list[int]:
+        """Slots busy and requests queued, then `counters.COUNTERS`."""
+        return [
+            self._scheduler.slots_busy,
+            self._scheduler.queued,
+            self._steps,
+            self._tokens_in,
+            self._tokens_out,
+            self._runner.decode_ns,
+            time.thread_time_ns() - self._started_cpu_ns - self._runner.decode_cpu_ns,
+            time.process_time_ns(),
+        ]
+
+
+def refusal_message(request_id: str, refusal: Refused) -> Message:
+    return [
+        "refused",
+        request_id,
+        refusal.code,
+        refusal.message,
+        refusal.field,
+        refusal.retry_after_s,
+        dict(refusal.details),
+    ]

@@ -1,0 +1,265 @@
+"""Which models are in memory: loaded on first use, within a budget, unloaded when idle or when room is short.
+
+A model that could not fit even alone is refused before anything is loaded, with the bytes needed and
+present. One that fits only without others takes the place of idle ones, longest idle first; busy ones are
+never unloaded.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.gguf_facts import GgufHeader
+from unhosted.node.core.inference import Delta, Embeddings, GenerateRequest, LoadedModel
+from unhosted.node.shell.engine.child import LoadOrder
+from unhosted.node.shell.engine.host import EngineHost, child_environment
+from unhosted.node.shell.models.memory import available_bytes, estimate_bytes, total_bytes
+from unhosted.node.shell.models.store import InstalledModel
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING_PERIOD_S = 2.0
+CONTEXT_TOKENS_AUTO_MAX = 16384
+"""What agents need for their first turn; more is a setting, for it is reserved whether used or not."""
+CONTEXT_TOKENS_MIN = 512
+MEMORY_SHARE_AUTO = 0.8
+"""Of the memory that is free when a model loads; the rest is for the page cache and other programs."""
+MEMORY_LOW_SHARE = 0.04
+"""With less than this of all memory free, idle models go: the alternative is the kernel's choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How models are loaded. 0 means automatic for threads, context_tokens and memory_budget_bytes."""
+
+    slots: int = 4
+    context_tokens: int = 0
+    batch_tokens: int = 512
+    ubatch_tokens: int = 512
+    threads: int = 0
+    kv_type: str = "f16"
+    gpu_layers: int = -1
+    queue_max: int = 256
+    idle_unload_s: float = 600.0
+    memory_budget_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    host: EngineHost
+    bytes_estimated: int
+    context_tokens: int
+    ready: trio.Event = field(default_factory=trio.Event)
+    refusal: Refused | None = None
+
+
+class EngineManager:
+    """Implements `unhosted.node.core.inference.Engines`. `run` must be running while it is used."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        resolve: Callable[[str], InstalledModel],
+        *,
+        memory_available: Callable[[], int] = available_bytes,
+    ) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._memory_available = memory_available
+        self._entries: dict[str, _Entry] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the engines until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(HOUSEKEEPING_PERIOD_S)
+                self._unload_idle()
+
+    # ---- Engines
+
+    @asynccontextmanager
+    async def open_stream(self, model: str, request: GenerateRequest) -> AsyncIterator[AsyncIterator[Delta]]:
+        host = await self._host(model)
+        async with host.open_stream(request) as stream:
+            yield stream
+
+    async def embed(self, model: str, inputs: Sequence[str | tuple[int, ...]]) -> Embeddings:
+        host = await self._host(model)
+        vectors, prompt_tokens = await host.call(
+            "embed", [one if isinstance(one, str) else list(one) for one in inputs]
+        )
+        return Embeddings(vectors=tuple(tuple(vector) for vector in vectors), prompt_tokens=prompt_tokens)
+
+    async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> tuple[int, ...]:
+        host = await self._host(model)
+        return tuple(await host.call("tokenize", text, add_special))
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        return tuple(self._describe(entry) for entry in self._entries.values())
+
+    async def load(self, model: str) -> LoadedModel:
+        host = await self._host(model)
+        return self._describe(self._entries[host.model])
+
+    async def unload(self, model: str) -> bool:
+        entry = self._entries.get(self._resolve(model).name)
+        if entry is None:
+            return False
+        self._drop(entry)
+        return True
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What each loaded model's processes did, by model; see `counters.COUNTERS`."""
+        return {name: entry.host.counters for name, entry in self._entries.items()}
+
+    # ---- loading
+
+    async def _host(self, model: str) -> EngineHost:
+        installed = self._resolve(model)
+        entry = self._entries.get(installed.name)
+        if entry is not None and entry.host.state == "closed":
+            del self._entries[installed.name]
+            entry = None
+        if entry is None:
+            entry = self._reserve(installed)
+            assert self._nursery is not None, "EngineManager.run is not running"
+            self._nursery.start_soon(self._run_host, entry)
+        await entry.ready.wait()
+        if entry.refusal is not None:
+            raise entry.refusal
+        return entry.host
+
+    async def _run_host(self, entry: _Entry) -> None:
+        name = entry.host.model
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(entry.host.run)
+                entry.ready.set()
+        except* Refused as group:
+            entry.refusal = _first_refusal(group)
+            log.warning("model_not_loaded model=%s reason=%s", name, entry.refusal.message)
+        finally:
+            entry.ready.set()
+            if self._entries.get(name) is entry:
+                del self._entries[name]
+
+    def _reserve(self, installed: InstalledModel) -> _Entry:
+        """Make room for the model and list it, or refuse. No await: nobody else decides meanwhile."""
+        settings = self._settings
+        budget = self._budget_bytes()
+        context_tokens, needed = self._fit(installed.header, budget)
+        if needed > budget:
+            raise Refused(
+                "model_too_large",
+                f"{installed.name} needs {needed} bytes of memory with {settings.slots} slots of "
+                f"{context_tokens} tokens; {budget} are present. Choose a smaller model or build, fewer "
+                "slots or a shorter context (`unhosted config set slots 1`)",
+                details={"bytes_needed": needed, "bytes_present": budget},
+            )
+        self._make_room(installed.name, needed, budget)
+        order = LoadOrder(
+            path=str(installed.path),
+            slots=settings.slots,
+            context_tokens=context_tokens,
+            batch_tokens=settings.batch_tokens,
+            ubatch_tokens=min(settings.ubatch_tokens, settings.batch_tokens),
+            threads=settings.threads,
+            kv_type=settings.kv_type,
+            gpu_layers=settings.gpu_layers,
+            queue_max=settings.queue_max,
+        )
+        host = EngineHost(installed.name, order, environment=child_environment())
+        entry = _Entry(host=host, bytes_estimated=needed, context_tokens=context_tokens)
+        self._entries[installed.name] = entry
+        return entry
+
+    def _budget_bytes(self) -> int:
+        """All that models may take together, loaded ones included."""
+        if self._settings.memory_budget_bytes:
+            return self._settings.memory_budget_bytes
+        loaded = sum(entry.bytes_estimated for entry in self._entries.values())
+        return int(self._memory_available() * MEMORY_SHARE_AUTO) + loaded
+
+    def _fit(self, header: GgufHeader, budget: int) -> tuple[int, int]:
+        """Context tokens per slot and the bytes that takes; an automatic context shrinks until it fits."""
+        settings = self._settings
+        context = settings.context_tokens or min(header.context_tokens, CONTEXT_TOKENS_AUTO_MAX)
+        context = min(context, header.context_tokens)
+        while True:
+            needed = estimate_bytes(
+                header,
+                context_tokens_total=context * settings.slots,
+                slots=settings.slots,
+                batch_tokens=settings.batch_tokens,
+                kv_bytes_per_element=KV_BYTES[settings.kv_type],
+            ).total_bytes
+            if needed <= budget or settings.context_tokens or context // 2 < CONTEXT_TOKENS_MIN:
+                return context, needed
+            context //= 2
+
+    def _make_room(self, model: str, needed: int, budget: int) -> None:
+        used = sum(entry.bytes_estimated for entry in self._entries.values())
+        idle = [e for e in self._entries.values() if not e.host.is_busy and e.host.state == "ready"]
+        idle.sort(key=lambda entry: entry.host.idle_since)
+        while used + needed > budget and idle:
+            entry = idle.pop(0)
+            log.info("model_unloaded model=%s reason=room_for:%s", entry.host.model, model)
+            used -= entry.bytes_estimated
+            self._drop(entry)
+        if used + needed > budget:
+            raise Refused(
+                "overloaded",
+                f"{model} needs {needed} bytes of memory; {budget - used} of {budget} are free of models "
+                "that are answering now; try again when they are done",
+                retry_after_s=5,
+                details={"bytes_needed": needed, "bytes_present": budget - used},
+            )
+
+    def _drop(self, entry: _Entry) -> None:
+        entry.host.close()
+        self._entries.pop(entry.host.model, None)
+
+    def _unload_idle(self) -> None:
+        now = trio.current_time()
+        short = self._memory_available() < MEMORY_LOW_SHARE * total_bytes()
+        for entry in list(self._entries.values()):
+            host = entry.host
+            if host.state != "ready" or host.is_busy:
+                continue
+            if short or now - host.idle_since >= self._settings.idle_unload_s:
+                log.info("model_unloaded model=%s reason=%s", host.model, "memory" if short else "idle")
+                self._drop(entry)
+
+    def _describe(self, entry: _Entry) -> LoadedModel:
+        host = entry.host
+        return LoadedModel(
+            model=host.model,
+            pid=host.pid,
+            state="restarting" if host.state == "closed" else host.state,
+            slots=host.order.slots,
+            slots_busy=host.slots_busy,
+            context_tokens=entry.context_tokens,
+            queued=host.queued,
+            bytes_estimated=entry.bytes_estimated,
+            restarts=host.restarts,
+            idle_s=0.0 if host.is_busy else trio.current_time() - host.idle_since,
+            sandbox=host.sandbox,
+            library=host.library,
+        )
+
+
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+"""Bytes per KV element; q8_0 stores 32 values in 34 bytes."""
+
+
+def _first_refusal(group: BaseExceptionGroup[Refused]) -> Refused:
+    for one in group.exceptions:
+        return one if isinstance(one, Refused) else _first_refusal(one)
+    raise AssertionError("an exception group is never empty")
