@@ -47,7 +47,7 @@ class SamplingParams:
         _check_range("repeat_penalty", self.repeat_penalty, 0.1, 10.0)
         _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        if not 0 <= self.top_k:
+        if self.top_k < 0:
             raise ParameterError("top_k", f"{self.top_k} is below 0")
         if not 0 <= self.repeat_last_tokens <= 4096:
             raise ParameterError("repeat_last_tokens", f"{self.repeat_last_tokens} is outside 0 to 4096")

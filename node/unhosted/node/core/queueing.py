@@ -69,9 +69,6 @@ class FairQueue(Generic[ItemT]):
         self._order.remove((key, item_id))
         self._costs.pop(item_id, None)
         self._virtual_times[key[0]] = max(self._virtual_times.get(key[0], 0), key[1])
-        if not self._order:
-            # Nobody waits: no flow is owed anything. Virtual time stays, for the keys of those served.
-            self._finish_by_flow.clear()
         return key, item
 
     def remove(self, item_id: str) -> bool:

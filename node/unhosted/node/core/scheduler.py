@@ -28,46 +28,12 @@ Not handled here: text, stop strings, sampling. The caller decides those and rep
 
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from unhosted.node.core.batching import CopyCells, Drawn, Feed, Job, KeepCells, Limits, Plan
+from unhosted.node.core.batching import Drawn, Feed, Job, Limits, Plan
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.inference import FinishReason
-from unhosted.node.core.prefix import common_prefix_tokens
 from unhosted.node.core.queueing import FairQueue, QueueKey
-
-SHARE_TOKENS_MIN = 32
-"""A shorter common prefix is not worth a copy of a slot's cells, nor losing a slot's other content."""
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    index: int
-    cells: "array[int]" = field(default_factory=lambda: array("i"))
-    job: Job | None = None
-    target: "array[int]" = field(default_factory=lambda: array("i"))  # to hold before the first draw
-    pending: int | None = None  # the token drawn last, not yet fed
-    admitted_at: int = 0
-    used_at: int = 0
-    queue_key: QueueKey = (0, 0, 0)
-
-    @property
-    def is_reading(self) -> bool:
-        return self.job is not None and self.pending is None
-
-
-@dataclass(frozen=True, slots=True)
-class _Awaited:
-    """A slot that will hold a prefix of a waiting job: `tokens` of it, if that same admission goes on."""
-
-    slot: _Slot
-    admitted_at: int
-    tokens: int
-
-    @property
-    def is_coming(self) -> bool:
-        slot = self.slot
-        return slot.is_reading and slot.admitted_at == self.admitted_at and len(slot.cells) < self.tokens
+from unhosted.node.core.slots import PrefixToCome, Slot, SlotMemory
 
 
 class Scheduler:
@@ -75,15 +41,14 @@ class Scheduler:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._slots = [_Slot(index) for index in range(limits.slots)]
+        self._memory = SlotMemory(limits)
+        self._slots = self._memory.slots
         self._queue: FairQueue[Job] = FairQueue()
-        self._slot_by_job: dict[str, _Slot] = {}
+        self._slot_by_job: dict[str, Slot] = {}
         self._step = 0
         self._admissions = 0
         self._planned: Plan | None = None
-        self._cleared: list[KeepCells] = []
-        self._awaited_by_job: dict[str, _Awaited] = {}
-        self._shares_cells = limits.cells_total < limits.slots * limits.context_tokens
+        self._awaited_by_job: dict[str, PrefixToCome] = {}
         self._is_short = False  # the runner had no space: nobody is admitted until a running job leaves
 
     # ---- what the caller may ask
@@ -155,18 +120,15 @@ class Scheduler:
         """The next step, or None when there is nothing to feed."""
         if self._planned is not None:
             raise LocalFault("a plan is asked for while one is under way")
-        operations: list[CopyCells | KeepCells] = []
-        admitted = [] if self._is_short else self._admit(operations)
+        admitted = [] if self._is_short else self._admit()
         feeds = self._feeds()
         if not feeds:
-            if operations:
+            if admitted:
                 raise LocalFault("slots were prepared but nothing is fed")
             return None
-        if self._shares_cells:
-            self._spare_cells(operations, sum(len(feed.tokens) for feed in feeds))
-        operations[:0] = self._cleared
-        self._cleared = []
-        self._planned = Plan(operations=tuple(operations), feeds=tuple(feeds), admitted=tuple(admitted))
+        self._memory.make_room(sum(len(feed.tokens) for feed in feeds))
+        operations = self._memory.take_operations()
+        self._planned = Plan(operations=operations, feeds=tuple(feeds), admitted=tuple(admitted))
         return self._planned
 
     def apply(self, drawn: Iterable[Drawn]) -> dict[str, FinishReason]:
@@ -204,7 +166,7 @@ class Scheduler:
         running = [slot for slot in self._slots if slot.job is not None]
         cached = [slot for slot in self._slots if slot.job is None and slot.cells]
         for slot in cached:
-            self._clear(slot)
+            self._memory.clear(slot)
         if cached or any(self._slots[feed.slot].job is None for feed in plan.feeds):
             return None  # the next plan needs less: cells were freed, or a job of this one was cancelled
         if len(running) < 2:
@@ -212,7 +174,7 @@ class Scheduler:
         victim = max(running, key=lambda slot: (slot.job.priority if slot.job else 0, slot.admitted_at))
         job_id = victim.job.job_id if victim.job else ""
         self._preempt(victim)
-        self._clear(victim)
+        self._memory.clear(victim)
         self._is_short = True
         return job_id
 
@@ -222,8 +184,8 @@ class Scheduler:
         for slot in self._slots:
             if slot.job is not None:
                 self._preempt(slot)
-            self._clear(slot)
-        self._cleared = []
+            self._memory.clear(slot)
+        self._memory.take_operations()  # there is nothing left that the runner could drop
 
     def cells(self, slot: int) -> int:
         """How many cells the slot holds, for the runner's own check."""
@@ -231,15 +193,14 @@ class Scheduler:
 
     # ---- admission
 
-    def _admit(self, operations: list[CopyCells | KeepCells]) -> list[str]:
+    def _admit(self) -> list[str]:
         admitted: list[str] = []
         held = 0  # jobs at the head of the queue that wait for a prefix: each keeps a free slot
         while held < len(self._queue):
             job = self._queue.at(held)
             free = sum(slot.job is None for slot in self._slots)
-            has_room = (
-                free > held and self._reserved_tokens() + job.reserved_tokens <= self.limits.cells_total
-            )
+            fits = self._reserved_tokens() + job.reserved_tokens <= self.limits.cells_total
+            has_room = fits and free > held
             victims = [] if has_room or held else self._victims(job, free)
             if not has_room and not victims:
                 break
@@ -250,19 +211,19 @@ class Scheduler:
             for victim in victims:
                 self._preempt(victim)
             key, _ = self._queue.take(job.job_id)
-            self._place(job, wanted, key, operations)
+            self._place(job, wanted, key)
             admitted.append(job.job_id)
         return admitted
 
     def _reserved_tokens(self) -> int:
         return sum(slot.job.reserved_tokens for slot in self._slots if slot.job is not None)
 
-    def _victims(self, job: Job, free: int) -> list[_Slot]:
+    def _victims(self, job: Job, free: int) -> list[Slot]:
         """Whom to preempt for a slot and cells for a better job: youngest of the worst; none if no use."""
         worse = [s for s in self._slots if s.job is not None and s.job.priority > job.priority]
         worse.sort(key=lambda s: (s.job.priority if s.job else 0, s.admitted_at))
         tokens = self._reserved_tokens() + job.reserved_tokens
-        victims: list[_Slot] = []
+        victims: list[Slot] = []
         while tokens > self.limits.cells_total or not free + len(victims):
             if not worse:
                 return []
@@ -270,7 +231,7 @@ class Scheduler:
             tokens -= victims[-1].job.reserved_tokens if victims[-1].job else 0
         return victims
 
-    def _preempt(self, slot: _Slot) -> None:
+    def _preempt(self, slot: Slot) -> None:
         job = slot.job
         if job is None:
             raise LocalFault(f"slot {slot.index} has nothing to preempt")
@@ -279,88 +240,27 @@ class Scheduler:
         job.preemptions += 1
         self._queue.push_back(job.job_id, job, slot.queue_key)
 
-    def _release(self, slot: _Slot) -> None:
-        slot.job, slot.pending, slot.target = None, None, array("i")
-        slot.used_at = self._step + 1
+    def _release(self, slot: Slot) -> None:
+        slot.leave(self._step + 1)
         self._is_short = False
-
-    def _clear(self, slot: _Slot) -> None:
-        del slot.cells[:]
-        slot.used_at = 0  # an empty slot is the first to be taken by a job that finds no prefix
-        self._cleared.append(KeepCells(slot=slot.index, tokens=0))
-
-    def _spare_cells(self, operations: list[CopyCells | KeepCells], fed_tokens: int) -> None:
-        """Drop what free slots hold, oldest first, until the step fits the cells that all slots share."""
-        above = sum(len(slot.cells) for slot in self._slots) + fed_tokens - self.limits.cells_total
-        cached = [slot for slot in self._slots if slot.job is None and slot.cells]
-        for slot in sorted(cached, key=lambda s: s.used_at):
-            if above <= 0:
-                return
-            above -= len(slot.cells)
-            operations.append(KeepCells(slot=slot.index, tokens=0))
-            del slot.cells[:]
-            slot.used_at = 0
-
-    def _usable(self, cells: "array[int]", wanted: "array[int]") -> int:
-        """How many of a slot's cells serve `wanted`; one token must be left to feed."""
-        common = min(common_prefix_tokens(cells, wanted), len(wanted) - 1)
-        if not self.limits.partial_removal and common < len(cells):
-            return 0
-        return common
 
     def _should_wait_for_prefix(self, job: Job, wanted: "array[int]") -> bool:
         awaited = self._awaited_by_job.pop(job.job_id, None)
         if awaited is None or not awaited.is_coming:
-            awaited = self._find_prefix_to_come(job, wanted)
+            awaited = self._memory.find_prefix_to_come(job, wanted)
         if awaited is None:
             return False
         self._awaited_by_job[job.job_id] = awaited
         return True
 
-    def _find_prefix_to_come(self, job: Job, wanted: "array[int]") -> _Awaited | None:
-        if not job.use_prefix_cache:
-            return None
-        now = -1
-        for slot in self._slots:
-            reader = slot.job if slot.is_reading else None
-            # Waiting for a worse job would be a better one's turn lost to everybody who is read before it.
-            if reader is None or not reader.use_prefix_cache or reader.priority > job.priority:
-                continue
-            soon = self._usable(slot.target, wanted)
-            if soon <= len(slot.cells):
-                continue
-            if now < 0:
-                now = max(self._usable(each.cells, wanted) for each in self._slots)
-            if soon >= now + SHARE_TOKENS_MIN:
-                return _Awaited(slot, slot.admitted_at, soon)
-        return None
-
-    def _place(
-        self, job: Job, wanted: "array[int]", key: QueueKey, operations: list[CopyCells | KeepCells]
-    ) -> None:
-        free = [slot for slot in self._slots if slot.job is None]
-        slot, kept = min(free, key=lambda s: s.used_at), 0
-        if job.use_prefix_cache:
-            usable = [self._usable(each.cells, wanted) for each in self._slots]
-            best_free = max(free, key=lambda s: (usable[s.index], -s.used_at, -s.index))
-            # A chance hit of a few tokens must not cost the slot's longer content: then the oldest goes.
-            if usable[best_free.index] >= min(SHARE_TOKENS_MIN, len(wanted) // 2 + 1):
-                slot = best_free
-            kept = usable[slot.index]
-            source = max(self._slots, key=lambda s: (usable[s.index], -s.index))
-            if usable[source.index] >= kept + SHARE_TOKENS_MIN:
-                kept = usable[source.index]
-                operations.append(CopyCells(from_slot=source.index, to_slot=slot.index, tokens=kept))
-                slot.cells = source.cells[:kept]
-        if kept < len(slot.cells):
-            operations.append(KeepCells(slot=slot.index, tokens=kept))
-            del slot.cells[kept:]
+    def _place(self, job: Job, wanted: "array[int]", key: QueueKey) -> None:
+        slot = self._memory.prepare(wanted, use_prefix_cache=job.use_prefix_cache)
         self._admissions += 1
         slot.job, slot.target, slot.pending = job, wanted, None
         slot.admitted_at, slot.queue_key = self._admissions, key
         self._slot_by_job[job.job_id] = slot
         if not job.preemptions:
-            job.cached_tokens = min(kept, len(job.prompt))
+            job.cached_tokens = min(len(slot.cells), len(job.prompt))
 
     # ---- one step
 
@@ -424,23 +324,19 @@ class Scheduler:
         if {slot.job.job_id for slot in running if slot.job} != set(self._slot_by_job):
             raise LocalFault("slots and the index of running jobs disagree")
         for slot in self._slots:
-            if len(slot.cells) > self.limits.context_tokens:
-                raise LocalFault(f"slot {slot.index} holds {len(slot.cells)} cells, above its context")
             if slot.job is None and (slot.pending is not None or slot.target):
                 raise LocalFault(f"slot {slot.index} is free but has work")
             if slot.job is not None:
                 self._check_running(slot, slot.job)
-        for name, tokens in (
-            ("reserved", self._reserved_tokens()),
-            ("held", sum(len(slot.cells) for slot in self._slots)),
-        ):
-            if tokens > self.limits.cells_total:
-                raise LocalFault(f"{tokens} cells {name} of {self.limits.cells_total}")
+        reserved = self._reserved_tokens()
+        if reserved > self.limits.cells_total:
+            raise LocalFault(f"{reserved} cells reserved of {self.limits.cells_total}")
+        self._memory.check_integrity()
         if any(self._queue.get(job_id) is None for job_id in self._awaited_by_job):
             raise LocalFault("a job that does not wait awaits a prefix")
         self._queue.check_integrity()
 
-    def _check_running(self, slot: _Slot, job: Job) -> None:
+    def _check_running(self, slot: Slot, job: Job) -> None:
         if self._queue.get(job.job_id) is not None:
             raise LocalFault(f"job {job.job_id} runs and waits at once")
         if slot.pending is None:
