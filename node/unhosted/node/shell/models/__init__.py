@@ -1,0 +1,1 @@
+"""Models on this machine: reading, storing, fetching and sizing GGUF files."""
