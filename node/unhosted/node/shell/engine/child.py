@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
-    build_mask = None
+    from unhosted.node.shell.engine.grammar import build_mask
     from unhosted.node.shell.engine.library import load_library, loaded_library
     from unhosted.node.shell.engine.llama import Model
     from unhosted.node.shell.engine.loop import EngineLoop
@@ -63,6 +63,7 @@ def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
     L = load_library()
     L.llama_backend_init()
     model = Model(L, order.path, gpu_layers=order.gpu_layers)
+    _ = model.end_ids  # asks for each token of the vocabulary: now, not in somebody's first answer
     threads = order.threads or len(os.sched_getaffinity(0))
     runner = LlamaRunner(
         model,
@@ -104,11 +105,14 @@ def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list
         for message in messages:
             for answer in loop.handle(message):
                 answers += encode(answer)
-        step = loop.step()
-        if step is not None:
-            answers += encode(step)
+        admitted = loop.plan_step()
+        if admitted is not None:
+            answers += encode(admitted)
         if answers:
             connection.sendall(answers)
+        step = loop.run_step()
+        if step is not None:
+            connection.sendall(encode(step))
         if loop.is_idle:
             loop.check_integrity()
             messages = _receive(connection, decoder, wait=True)

@@ -2,4 +2,4 @@
 
 COUNTERS = ("steps", "tokens_in", "tokens_out", "decode_ns", "python_cpu_ns", "process_cpu_ns")
 """tokens_in: fed, prompts and drawn tokens alike. python_cpu_ns: the loop's own thread outside llama.cpp.
-process_cpu_ns: all threads of the process, llama.cpp's included."""
+process_cpu_ns: all threads of the process, llama.cpp's included, as of the last request that ended."""

@@ -2,12 +2,12 @@
 
 A crash costs a request a pause. What it had generated is known here, so the next child goes on from there:
 the sampler is keyed by position, and the same tokens follow as if nothing had happened, within numeric
-noise. A request that was running through two crashes without a token in between is taken for their cause
-and fails; one that waited in the queue is never blamed.
+noise. The requests that were running are suspects: they go to the next child one at a time, each once the one
+before has had a token, so that a second crash has one cause. That request fails, and no other.
 """
 
 import logging
-import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,15 +22,14 @@ from typing import Any, Literal
 import trio
 
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Delta, GenerateRequest
+from unhosted.node.core.inference import GenerateRequest
 from unhosted.node.shell.engine.child import LoadOrder
 from unhosted.node.shell.engine.counters import COUNTERS
+from unhosted.node.shell.engine.stream import BLAME_KILLED, BLAME_OWN_FAULT, Call, Stream
 from unhosted.node.shell.engine.wire import Decoder, Message, encode, pack_request, unpack_delta
 
 log = logging.getLogger(__name__)
 
-CRASHES_WITHOUT_PROGRESS_MAX = 2
-"""The second crash with no token in between: a third child would most likely die of the same request."""
 FAILED_STARTS_MAX = 3
 """Children in a row that died before they served anything; then the model is given up."""
 STDERR_LINES_KEPT = 20
@@ -40,75 +39,19 @@ RESTART_PAUSE_S = 0.5
 """The successor of a child that died young starts a little later: a crash loop must not eat the machine."""
 LAST_WORDS_S = 1.0
 """How long a dead child's error output is awaited; it is already in the pipe."""
+CHILD_MODULE = "unhosted.node.shell.engine.child"
 _RECEIVE_BYTES = 1 << 16
+_KILL_STATUSES = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 
 State = Literal["loading", "ready", "restarting", "closed"]
-
-
-class Stream:
-    """The deltas of one request; also what is known of it if the child dies. Made by `EngineHost`."""
-
-    def __init__(self, request: GenerateRequest) -> None:
-        self.request = request
-        self.prompt_tokens: int | None = None
-        self.delivered: list[int] = list(request.resume_ids)
-        self.admitted = False
-        self.progressed = False
-        self.crashes = 0
-        self.finished = False
-        self._deltas: deque[Delta] = deque()  # bounded by max_tokens: a step gives one, and it ends
-        self._refusal: Refused | None = None
-        self._changed = trio.Event()
-
-    def accept(self, prompt_tokens: int) -> None:
-        self.prompt_tokens = prompt_tokens
-        self._notify()
-
-    def refuse(self, refusal: Refused) -> None:
-        self._refusal, self.finished = refusal, True
-        self._notify()
-
-    def push(self, delta: Delta) -> None:
-        self.delivered += delta.token_ids
-        self.progressed = True
-        self.finished = delta.finish is not None
-        self._deltas.append(delta)
-        self._notify()
-
-    def crashed(self) -> bool:
-        """The child died; gives whether this request may go on with the next one."""
-        if self.admitted:
-            self.crashes = 1 if self.progressed else self.crashes + 1
-        self.admitted = self.progressed = False
-        return self.crashes < CRASHES_WITHOUT_PROGRESS_MAX
-
-    async def wait_accepted(self) -> None:
-        while self.prompt_tokens is None and self._refusal is None:
-            await self._changed.wait()
-        if self._refusal is not None:
-            raise self._refusal
-
-    def __aiter__(self) -> AsyncIterator[Delta]:
-        return self
-
-    async def __anext__(self) -> Delta:
-        while not self._deltas:
-            if self._refusal is not None:
-                raise self._refusal
-            if self.finished:
-                raise StopAsyncIteration
-            await self._changed.wait()
-        return self._deltas.popleft()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
 
 
 class EngineHost:
     """One model's process. `run` is its life; the other methods may be used while it runs."""
 
-    def __init__(self, model: str, order: LoadOrder, *, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: str, order: LoadOrder, *, environment: Mapping[str, str], module: str = CHILD_MODULE
+    ) -> None:
         self.model = model
         self.order = order
         self.state: State = "loading"
@@ -119,8 +62,11 @@ class EngineHost:
         self.slots_busy = self.queued = 0
         self.idle_since = trio.current_time()
         self._environment = dict(environment)
+        self._module = module
         self._streams: dict[str, Stream] = {}
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
+        self._unsent: deque[Stream] = deque()
+        self._suspect: Stream | None = None
         self._outgoing: deque[bytes] = deque()
         self._outgoing_changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -129,6 +75,7 @@ class EngineHost:
         self._counters: tuple[int, ...] = (0,) * len(COUNTERS)
         self._counters_before: tuple[int, ...] = self._counters
         self._call_ids = count(1)
+        self._status: int | None = None
         self._last_words: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
 
     @property
@@ -148,20 +95,23 @@ class EngineHost:
         self._check_alive()
         stream = Stream(request)
         self._streams[request.request_id] = stream
-        self._submit(stream)
+        self._unsent.append(stream)
+        self._submit_next()
         try:
             await stream.wait_accepted()
             yield stream
         finally:
             del self._streams[request.request_id]
             if not stream.finished:
+                stream.finished = True
                 self._send(["cancel", request.request_id])
+            self._submit_next()
             self._note_idle()
 
     async def call(self, kind: str, *parts: Any) -> Any:
         """Ask the child for one value: tokenize or embed; asked again if the child dies once."""
         self._check_alive()
-        call = _Call([kind, f"call-{next(self._call_ids)}", *parts])
+        call = Call([kind, f"call-{next(self._call_ids)}", *parts])
         self._calls[call.message[1]] = call
         self._send(call.message)
         try:
@@ -211,7 +161,7 @@ class EngineHost:
         self._outgoing.clear()
         try:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "unhosted.node.shell.engine.child", str(theirs.fileno())],
+                [sys.executable, "-m", self._module, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -235,6 +185,7 @@ class EngineHost:
             connection.close()
             with trio.CancelScope(shield=True):
                 await _end(process)
+        self._status = process.returncode
         self._counters_before = tuple(map(add, self._counters_before, self._counters))
         self._counters = (0,) * len(COUNTERS)
         if self._failure is None:
@@ -259,10 +210,14 @@ class EngineHost:
                 return served
             for message in decoder.feed(data):
                 match message:
-                    case ["step", deltas, admitted, failures, [busy, queued, *counters]]:
+                    case ["step", deltas, failures, [busy, queued, *counters]]:
                         self.slots_busy, self.queued = busy, queued
                         self._counters = tuple(counters)
-                        self._on_step(deltas, admitted, failures)
+                        self._on_step(deltas, failures)
+                    case ["admitted", _, admitted]:
+                        for request_id in admitted:
+                            if request_id in self._streams:
+                                self._streams[request_id].admitted = True
                     case ["ready", _, facts]:
                         served = True
                         self._on_ready(facts)
@@ -282,16 +237,14 @@ class EngineHost:
         self.pid, self.sandbox, self.library = facts["pid"], facts["sandbox"], facts["library"]
         self.threads = facts["threads"]
         self.state = "ready"
-        for stream in self._streams.values():
-            if not stream.finished:
-                self._submit(stream)
+        running = [stream for stream in self._streams.values() if not stream.finished]
+        self._unsent = deque(sorted(running, key=lambda stream: -stream.blame))
+        self._suspect = None
+        self._submit_next()
         for call in self._calls.values():
             self._send(call.message)
 
-    def _on_step(self, deltas: list[Any], admitted: list[str], failures: list[Message]) -> None:
-        for request_id in admitted:
-            if request_id in self._streams:
-                self._streams[request_id].admitted = True
+    def _on_step(self, deltas: list[Any], failures: list[Message]) -> None:
         for parts in deltas:
             request_id, delta = unpack_delta(parts)
             stream = self._streams.get(request_id)
@@ -299,38 +252,44 @@ class EngineHost:
                 stream.push(delta)
         for message in failures:
             self._on_answer(message)
+        if self._unsent:
+            self._submit_next()
 
     def _on_answer(self, message: Message) -> None:
         kind, request_id, *parts = message
-        target: Stream | _Call | None = self._streams.get(request_id) or self._calls.get(request_id)
+        target: Stream | Call | None = self._streams.get(request_id) or self._calls.get(request_id)
         if target is None:
             return  # cancelled while the answer was on its way
         if kind == "refused":
             code, text, field, retry_after_s, details = parts
             target.refuse(Refused(code, text, field=field, retry_after_s=retry_after_s, details=details))
+            self._submit_next()
         elif isinstance(target, Stream):
             target.accept(parts[0])
         else:
             target.answer(parts[0])
 
     def _after_crash(self) -> None:
-        reason = self._last_words[-1] if self._last_words else "no last words"
+        self.slots_busy = self.queued = 0
+        was_killed = self._status in _KILL_STATUSES
         for waiting in self._waiting():
-            if not waiting.finished and not waiting.crashed():
+            if not waiting.finished and not waiting.crashed(BLAME_KILLED if was_killed else BLAME_OWN_FAULT):
                 waiting.refuse(
                     Refused(
                         "engine_failed",
-                        f"the engine of {self.model} died {CRASHES_WITHOUT_PROGRESS_MAX} times "
-                        f"under this request: {reason}",
+                        f"the engine of {self.model} died again and again under this request, and under no "
+                        f"other; it said: {self._last_word()}",
                     )
                 )
 
+    def _last_word(self) -> str:
+        return self._last_words[-1] if self._last_words else f"nothing (status {self._status})"
+
     def _gave_up(self, starts: int) -> Refused:
-        said = self._last_words[-1] if self._last_words else "nothing"
         return Refused(
             "engine_failed",
-            f"the engine of {self.model} died {starts} times before it served; it said: {said}; "
-            "see `unhosted doctor`",
+            f"the engine of {self.model} died {starts} times before it served; it said: "
+            f"{self._last_word()}; see `unhosted doctor`",
         )
 
     def _check_alive(self) -> None:
@@ -339,7 +298,7 @@ class EngineHost:
         if self.state == "closed":
             raise Refused("engine_failed", f"{self.model} is being unloaded; try again", retry_after_s=1)
 
-    def _waiting(self) -> "list[Stream | _Call]":
+    def _waiting(self) -> "list[Stream | Call]":
         return [*self._streams.values(), *self._calls.values()]
 
     def _note_idle(self) -> None:
@@ -347,11 +306,18 @@ class EngineHost:
 
     # ---- bytes
 
-    def _submit(self, stream: Stream) -> None:
-        request = stream.request
-        parts = pack_request(request)
-        parts[-1] = list(stream.delivered)
-        self._send(["submit", request.request_id, parts])
+    def _submit_next(self) -> None:
+        """Submit what waits; behind a suspect, only once that one has shown it does no harm."""
+        while self.state == "ready" and self._unsent:
+            if self._suspect and not (self._suspect.progressed or self._suspect.finished):
+                return
+            stream = self._unsent.popleft()
+            if stream.finished:
+                continue
+            self._suspect = stream if stream.blame else None
+            parts = pack_request(stream.request)
+            parts[-1] = list(stream.delivered)
+            self._send(["submit", stream.request.request_id, parts])
 
     def _send(self, message: Message) -> None:
         """Queued even while nobody listens would pile up: a child that comes up is told everything anew."""
@@ -385,70 +351,9 @@ class EngineHost:
         ended.set()
 
 
-class _Call:
-    """A question to the child and its answer."""
-
-    def __init__(self, message: Message) -> None:
-        self.message = message
-        self.finished = False
-        self._crashes = 0
-        self._value: Any = None
-        self._refusal: Refused | None = None
-        self._done = trio.Event()
-
-    def answer(self, value: Any) -> None:
-        self._value, self.finished = value, True
-        self._done.set()
-
-    def refuse(self, refusal: Refused) -> None:
-        self._refusal, self.finished = refusal, True
-        self._done.set()
-
-    def crashed(self) -> bool:
-        self._crashes += 1
-        return self._crashes < CRASHES_WITHOUT_PROGRESS_MAX
-
-    async def wait(self) -> Any:
-        await self._done.wait()
-        if self._refusal is not None:
-            raise self._refusal
-        return self._value
-
-
 async def _end(process: trio.Process) -> None:
     """A child has nothing to save, so it is never waited for."""
     process.kill()
     await process.wait()
     if process.stderr is not None:
         await process.stderr.aclose()
-
-
-def child_environment() -> dict[str, str]:
-    """What a child inherits: enough to import this program and run the library, and no secret."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _ENVIRONMENT_KEPT or name.startswith(_ENVIRONMENT_PREFIXES)
-    }
-    kept["PYTHONPATH"] = os.pathsep.join(part for part in sys.path if part)
-    kept["PYTHONDONTWRITEBYTECODE"] = os.environ.get("PYTHONDONTWRITEBYTECODE", "")
-    kept["OPENBLAS_NUM_THREADS"] = "1"  # numpy only samples; its threads would fight the model's
-    return {name: value for name, value in kept.items() if value}
-
-
-_ENVIRONMENT_KEPT = frozenset(
-    {
-        "PATH",
-        "HOME",
-        "LANG",
-        "LC_ALL",
-        "TMPDIR",
-        "LD_LIBRARY_PATH",
-        "UNHOSTED_LLAMA_LIB",
-        "XDG_CACHE_HOME",
-        "OPENBLAS_CORETYPE",
-        "UNHOSTED_HOME",
-        "SYSTEMROOT",
-    }
-)
-_ENVIRONMENT_PREFIXES = ("LLAMA_", "GGML_", "OMP_", "GOMP_", "CUDA_", "HIP_", "ROCR_", "VK_", "DYLD_")

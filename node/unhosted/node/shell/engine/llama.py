@@ -166,6 +166,9 @@ class Context:
         self.batch.c.n_tokens = tokens
         return int(self.L.llama_decode(self.ptr, self.batch.c))
 
+    def set_threads(self, threads: int) -> None:
+        self.L.llama_set_n_threads(self.ptr, threads, threads)
+
     def logits(self, rows: int) -> NDArray[np.float32]:
         """(rows, n_vocab) view of llama.cpp's memory, in the outputs' batch order; until the next decode."""
         width = self.model.n_vocab

@@ -6,7 +6,7 @@ bytes. A fake runner drives it in tests.
 Messages in: submit [id, request], cancel [id], tokenize [call, text, add_special],
 embed [call, inputs].
 Messages out: accepted [id, prompt tokens], refused [id, code, message, field, retry_after_s, details],
-step [[delta…], [admitted id…], [refused…], [slots busy, queued, counters…]], reply [call, value].
+admitted [ids], step [[delta…], [refused…], [slots busy, queued, counters…]], reply [call, value].
 """
 
 import time
@@ -47,10 +47,11 @@ class EngineLoop:
         self._make_mask = make_mask
         self._embed = embed
         self._sequences: dict[str, Sequence] = {}
+        self._plan: Plan | None = None
         self._steps = 0
         self._tokens_in = 0
         self._tokens_out = 0
-        self._started_cpu_ns = time.thread_time_ns()
+        self._process_cpu_ns = 0
 
     @property
     def is_idle(self) -> bool:
@@ -81,9 +82,17 @@ class EngineLoop:
         except Refused as refusal:
             return [refusal_message(request_id, refusal)]
 
-    def step(self) -> Message | None:
-        """One batch through the model, and what came of it; None when there is nothing to say."""
-        plan = self._scheduler.plan()
+    def plan_step(self) -> Message | None:
+        """Decide the next batch. Gives which requests it takes in, to be said before it runs: if the process
+        dies in it, the node knows whom that may be due to."""
+        self._plan = self._scheduler.plan()
+        if self._plan is None or not self._plan.admitted:
+            return None
+        return ["admitted", "", list(self._plan.admitted)]
+
+    def run_step(self) -> Message | None:
+        """The planned batch through the model, and what came of it; None when there is nothing to say."""
+        plan = self._plan
         if plan is None:
             return None
         logits = self._runner.execute(plan)
@@ -94,17 +103,18 @@ class EngineLoop:
         self._tokens_in += plan.tokens
         drawn, deltas, failures = self._draw(plan, logits)
         finished = self._scheduler.apply(drawn)
+        if finished:
+            self._process_cpu_ns = time.process_time_ns()
         for job_id, reason in finished.items():
             sequence = self._sequences.pop(job_id)
             deltas[job_id] = sequence.finish(deltas[job_id], reason)
             sequence.close()
         self._tokens_out += len(drawn)
-        if not deltas and not failures and not plan.admitted:
+        if not deltas and not failures:
             return None
         return [
             "step",
             [pack_delta(job_id, delta) for job_id, delta in deltas.items()],
-            list(plan.admitted),
             failures,
             self._state(),
         ]
@@ -136,6 +146,7 @@ class EngineLoop:
     def _submit(self, request_id: str, parts: list[Any]) -> int:
         request = unpack_request(request_id, parts)
         prompt = self._prompt_ids(request)
+        self._check_ids("resume_ids", request.resume_ids)
         self._check_ids("logit_bias", [token_id for token_id, _ in request.sampling.logit_bias])
         job = Job(
             job_id=request_id,
@@ -205,8 +216,8 @@ class EngineLoop:
             self._tokens_in,
             self._tokens_out,
             self._runner.decode_ns,
-            time.thread_time_ns() - self._started_cpu_ns - self._runner.decode_cpu_ns,
-            time.process_time_ns(),
+            self._runner.python_cpu_ns,
+            self._process_cpu_ns,
         ]
 
 

@@ -16,7 +16,8 @@ from unhosted.node.core.errors import Refused
 from unhosted.node.core.gguf_facts import GgufHeader
 from unhosted.node.core.inference import Delta, Embeddings, GenerateRequest, LoadedModel
 from unhosted.node.shell.engine.child import LoadOrder
-from unhosted.node.shell.engine.host import EngineHost, child_environment
+from unhosted.node.shell.engine.environment import child_environment
+from unhosted.node.shell.engine.host import EngineHost
 from unhosted.node.shell.models.memory import available_bytes, estimate_bytes, total_bytes
 from unhosted.node.shell.models.store import InstalledModel
 
@@ -109,7 +110,8 @@ class EngineManager:
         return self._describe(self._entries[host.model])
 
     async def unload(self, model: str) -> bool:
-        entry = self._entries.get(self._resolve(model).name)
+        installed = await trio.to_thread.run_sync(self._resolve, model)
+        entry = self._entries.get(installed.name)
         if entry is None:
             return False
         self._drop(entry)
@@ -122,7 +124,7 @@ class EngineManager:
     # ---- loading
 
     async def _host(self, model: str) -> EngineHost:
-        installed = self._resolve(model)
+        installed = await trio.to_thread.run_sync(self._resolve, model)
         entry = self._entries.get(installed.name)
         if entry is not None and entry.host.state == "closed":
             del self._entries[installed.name]

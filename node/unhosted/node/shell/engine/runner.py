@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from unhosted.node.core.batching import CopyCells, Plan
 from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.thread_choice import ThreadChoice
 from unhosted.node.shell.engine.llama import Context, EngineError, Model
 
 EMBEDDING_SEQUENCES_MAX = 16
@@ -21,7 +22,7 @@ class Runner(Protocol):
     """What the engine's loop needs of an engine; a fake one drives the loop in tests."""
 
     decode_ns: int
-    decode_cpu_ns: int
+    python_cpu_ns: int
 
     def execute(self, plan: Plan) -> NDArray[np.float32] | None:
         """Run one step. Gives (draws, n_vocab) logits in the order of the plan's drawing feeds, or None
@@ -49,7 +50,10 @@ class LlamaRunner:
         self.threads = threads
         self.ubatch_tokens = ubatch_tokens
         self.decode_ns = 0
-        self.decode_cpu_ns = 0
+        self.python_cpu_ns = 0
+        self._left_decode_at_cpu_ns = time.thread_time_ns()
+        self._thread_choice = ThreadChoice(threads)
+        self._threads_now = threads
         self._context = Context(
             model,
             context_tokens=slots * context_tokens,
@@ -91,10 +95,7 @@ class LlamaRunner:
                 batch.output[stop - 1] = feed.draws
             rows += feed.draws
             count = stop
-        started_ns, started_cpu_ns = time.monotonic_ns(), time.thread_time_ns()
-        code = context.decode(count)
-        self.decode_ns += time.monotonic_ns() - started_ns
-        self.decode_cpu_ns += time.thread_time_ns() - started_cpu_ns
+        code = self._decode(count)
         if code == 1:
             return None
         if code != 0:
@@ -102,6 +103,21 @@ class LlamaRunner:
         if rows == 0:
             return np.empty((0, self.model.n_vocab), np.float32)
         return context.logits(rows)
+
+    def _decode(self, tokens: int) -> int:
+        # Two readings of this thread's CPU clock a step: each is a system call.
+        self.python_cpu_ns += time.thread_time_ns() - self._left_decode_at_cpu_ns
+        started_ns = time.monotonic_ns()
+        threads = self._thread_choice.choose(tokens, started_ns)
+        if threads != self._threads_now:
+            self._context.set_threads(threads)
+            self._threads_now = threads
+        code = self._context.decode(tokens)
+        ended_ns = time.monotonic_ns()
+        self.decode_ns += ended_ns - started_ns
+        self._left_decode_at_cpu_ns = time.thread_time_ns()
+        self._thread_choice.observe(tokens, threads, ended_ns - started_ns, ended_ns)
+        return code
 
     def clear(self) -> None:
         self._context.clear()
