@@ -1,0 +1,109 @@
+"""/openapi.json, made of the same models that check the requests."""
+
+from pydantic.json_schema import models_json_schema
+
+from unhosted.node.http.chat import ChatBody
+from unhosted.node.http.completions import CompletionBody
+from unhosted.node.http.control import ModelName
+from unhosted.node.http.embeddings import EmbeddingBody
+from unhosted.node.http.messages import CountBody, MessageBody
+from unhosted.node.http.parsing import Body
+from unhosted.node.http.responses import ResponseBody
+from unhosted.node.version import installed_version
+
+_POSTS: dict[str, tuple[type[Body], str]] = {
+    "/v1/chat/completions": (ChatBody, "Answer a conversation (OpenAI)"),
+    "/v1/completions": (CompletionBody, "Continue prompts (OpenAI)"),
+    "/v1/embeddings": (EmbeddingBody, "Turn texts into vectors (OpenAI)"),
+    "/v1/messages": (MessageBody, "Answer a conversation (Anthropic)"),
+    "/v1/messages/count_tokens": (CountBody, "Count a conversation's tokens (Anthropic)"),
+    "/v1/responses": (ResponseBody, "Answer an input (OpenAI Responses, without stored state)"),
+    "/api/models/load": (ModelName, "Load a model into memory"),
+    "/api/models/unload": (ModelName, "Free a model's memory"),
+}
+
+_GETS = {
+    "/v1/models": "Models of this node",
+    "/v1/models/{model}": "One model",
+    "/health": "Alive",
+    "/health/ready": "Whether a request could be answered now",
+    "/metrics": "Prometheus metrics",
+    "/api/status": "State of the node",
+    "/api/models": "Models stored and loaded",
+}
+
+_STREAMING = (ChatBody, CompletionBody, MessageBody, ResponseBody)
+
+
+def document() -> dict[str, object]:
+    """An OpenAPI 3.1 document of every path that serves programs."""
+    models = dict.fromkeys(model for model, _ in _POSTS.values())
+    references, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, object] = {path: {"get": _get(path, summary)} for path, summary in _GETS.items()}
+    for path, (model, summary) in _POSTS.items():
+        reference = references[model, "validation"]
+        paths[path] = {"post": _post(summary, reference, is_streaming=model in _STREAMING)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Unhosted", "version": installed_version()},
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions["$defs"], "Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        # A key is needed unless the node listens on loopback alone.
+        "security": [{}, {"key": []}],
+    }
+
+
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+                "details": {"type": "object"},
+            },
+        }
+    },
+}
+
+_ERRORS = {
+    "4XX": {
+        "description": "Refused; code says why, param names the field",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    },
+    "503": {
+        "description": "Overloaded or not able to serve it; retry-after says when to come back",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    },
+}
+
+
+def _get(path: str, summary: str) -> dict[str, object]:
+    kind = "text/plain" if path == "/metrics" else "application/json"
+    operation: dict[str, object] = {
+        "summary": summary,
+        "responses": {"200": {"description": "OK", "content": {kind: {}}}, **_ERRORS},
+    }
+    if "{model}" in path:
+        name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        operation["parameters"] = [name]
+    return operation
+
+
+def _post(summary: str, reference: object, *, is_streaming: bool) -> dict[str, object]:
+    content: dict[str, object] = {"application/json": {}}
+    if is_streaming:
+        content["text/event-stream"] = {}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+        "responses": {"200": {"description": "OK", "content": content}, **_ERRORS},
+    }
