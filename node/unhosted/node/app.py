@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,8 +125,12 @@ async def pull(config: Config, ref: str, progress: Callable[[PullProgress], None
     """Fetch a model into the store; see `shell.models.pull.pull`."""
     from unhosted.node.shell.models.pull import pull as fetch
     from unhosted.node.shell.models.settings import settings_from_environment
+    from unhosted.node.version import installed_version
 
-    settings = settings_from_environment(os.environ, home=Path.home(), offline=config.offline)
+    settings = replace(
+        settings_from_environment(os.environ, home=Path.home(), offline=config.offline),
+        user_agent=f"unhosted/{installed_version()}",
+    )
     return await fetch(model_store(config), ref, settings=settings, progress=progress)
 
 

@@ -226,6 +226,6 @@ def _needed_bytes(config: Config, header: GgufHeader, context_tokens: int) -> in
         header,
         context_tokens_total=context_tokens * config.slots,
         slots=config.slots,
-        batch_tokens=config.batch_tokens,
+        batch_tokens=min(config.ubatch_tokens, config.batch_tokens),
         kv_bytes_per_element=_KV_BYTES[config.kv_type],
     ).total_bytes

@@ -1,6 +1,5 @@
 """The node's service object: every entry point's requests take this one way, from words to an answer."""
 
-import importlib.metadata
 import platform
 import secrets
 import time
@@ -30,6 +29,7 @@ from unhosted.node.shell.chat_template import adds_special, render
 from unhosted.node.shell.engine.manager import EngineManager
 from unhosted.node.shell.metrics import Metrics
 from unhosted.node.shell.models.store import InstalledModel, ModelStore
+from unhosted.node.version import installed_version
 
 
 class AppNode:
@@ -127,7 +127,7 @@ class AppNode:
         loaded = self.loaded()
         return {
             "name": self.name,
-            "version": importlib.metadata.version("unhosted"),
+            "version": installed_version(),
             "uptime_s": (time.monotonic_ns() - self._started_ns) // 1_000_000_000,
             "offline": self.offline,
             "refused_connections": offline.refusals().count,

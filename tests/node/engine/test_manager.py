@@ -16,7 +16,6 @@ from unhosted.node.shell.models.store import ModelStore
 pytestmark = pytest.mark.slow
 
 
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     directory = tmp_path_factory.mktemp("store")

@@ -12,7 +12,7 @@ their work, and a trial would cost seconds.
 """
 
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median_low
 
 SIZE_LARGE = 32
 """From here on the work between two barriers is long enough for all threads, contended or not."""
@@ -38,9 +38,9 @@ class _SizeClass:
 
     rung: int
     trial_rung: int | None = None
-    samples_ns: list[float] = field(default_factory=list)
-    trial_ns: list[float] = field(default_factory=list)
-    settled_ns: float | None = None
+    samples_ns: list[int] = field(default_factory=list)
+    trial_ns: list[int] = field(default_factory=list)
+    settled_ns: int | None = None
     wait_ns: int = WAIT_NS_MIN
     next_trial_at_ns: int | None = None
     upwards: bool = True
@@ -71,7 +71,7 @@ class ThreadChoice:
         if tokens >= SIZE_LARGE or len(self._ladder) == 1:
             return
         size = self._class_of(tokens)
-        per_token_ns = elapsed_ns / tokens
+        per_token_ns = elapsed_ns // tokens
         if size.trial_rung is not None and threads == self._ladder[size.trial_rung]:
             size.trial_ns.append(per_token_ns)
             if len(size.trial_ns) == TRIAL_STEPS:
@@ -96,14 +96,14 @@ class ThreadChoice:
             size.next_trial_at_ns = now_ns + size.wait_ns
         if len(size.samples_ns) < SAMPLES_KEPT or size.settled_ns is None:
             return
-        if median(size.samples_ns) > JUMP_MIN * size.settled_ns:
+        if median_low(size.samples_ns) > JUMP_MIN * size.settled_ns:
             size.settled_ns = None
             size.wait_ns = WAIT_NS_MIN
             size.next_trial_at_ns = now_ns
 
     def _decide(self, size: _SizeClass, now_ns: int) -> None:
         assert size.trial_rung is not None
-        before_ns, tried_ns = median(size.samples_ns), median(size.trial_ns)
+        before_ns, tried_ns = median_low(size.samples_ns), median_low(size.trial_ns)
         if tried_ns * GAIN_MIN < before_ns:
             size.rung = size.trial_rung
             size.settled_ns = tried_ns

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING_PERIOD_S = 2.0
 CONTEXT_TOKENS_AUTO_MAX = 16384
 """What agents need for their first turn; more is a setting, for it is reserved whether used or not."""
+CONTEXT_TOKENS_MODEST = 4096
+KV_SHARE_AUTO = 0.25
+"""An automatic context above the modest one may take this part of the memory: other models want some too."""
 CONTEXT_TOKENS_MIN = 512
 MEMORY_SHARE_AUTO = 0.8
 """Of the memory that is free when a model loads; the rest is for the page cache and other programs."""
@@ -199,12 +202,16 @@ class EngineManager:
                 header,
                 context_tokens_total=context * settings.slots,
                 slots=settings.slots,
-                batch_tokens=settings.batch_tokens,
+                batch_tokens=min(settings.ubatch_tokens, settings.batch_tokens),
                 kv_bytes_per_element=KV_BYTES[settings.kv_type],
-            ).total_bytes
-            if needed <= budget or settings.context_tokens or context // 2 < CONTEXT_TOKENS_MIN:
-                return context, needed
+            )
+            fits = needed.total_bytes <= budget
+            if fits and (context <= CONTEXT_TOKENS_MODEST or needed.kv_bytes <= budget * KV_SHARE_AUTO):
+                break
+            if settings.context_tokens or context // 2 < CONTEXT_TOKENS_MIN:
+                break
             context //= 2
+        return context, needed.total_bytes
 
     def _make_room(self, model: str, needed: int, budget: int) -> None:
         used = sum(entry.bytes_estimated for entry in self._entries.values())

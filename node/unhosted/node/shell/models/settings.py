@@ -40,6 +40,7 @@ class PullSettings:
     index_urls: tuple[str, ...] = (INDEX_URL,)
     ca_file: str | None = None
     home: Path | None = None
+    user_agent: str = "unhosted"
 
     def __post_init__(self) -> None:
         if not 1 <= self.connections <= CONNECTIONS_MAX:

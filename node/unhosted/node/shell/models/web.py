@@ -14,7 +14,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urljoin, urlsplit
 
@@ -65,15 +64,11 @@ async def open_client(settings: PullSettings) -> AsyncIterator["httpx.AsyncClien
     import httpx
 
     try:
-        program = version("unhosted")
-    except PackageNotFoundError:
-        program = "source"  # run from a checkout without an installation
-    try:
         client = httpx.AsyncClient(
             verify=_ssl_context(settings),
             timeout=httpx.Timeout(settings.timeout_s, pool=None),
             limits=httpx.Limits(max_connections=settings.connections + 1),
-            headers={"user-agent": f"unhosted/{program}", "accept-encoding": "identity"},
+            headers={"user-agent": settings.user_agent, "accept-encoding": "identity"},
             # A proxy cannot reach this machine's own loopback, whatever the environment says.
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
         )
