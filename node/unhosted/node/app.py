@@ -136,7 +136,7 @@ async def pull(config: Config, ref: str, progress: Callable[[PullProgress], None
 
 def api_token(config: Config) -> str:
     """The bearer key of this node: made at first use, then read from its file (mode 0600)."""
-    path = config.paths.state_dir / "api-token"
+    path = config.paths.api_token_file
     try:
         return path.read_text().strip()
     except FileNotFoundError:

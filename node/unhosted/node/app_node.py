@@ -131,6 +131,7 @@ class AppNode:
             "uptime_s": (time.monotonic_ns() - self._started_ns) // 1_000_000_000,
             "offline": self.offline,
             "refused_connections": offline.refusals().count,
+            "refused_last": [asdict(refusal) for refusal in offline.refusals().last],
             "rings": {"local": "on", "trusted": "not built yet", "public": "not built yet"},
             "models": [asdict(one) for one in loaded],
             "queue": {

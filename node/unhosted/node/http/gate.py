@@ -61,6 +61,22 @@ class Gate:
             return
         headers: Mapping[bytes, bytes] = {name.lower(): value for name, value in scope["headers"]}
         answered = _Answered(send, self._cors(headers))
+        started_at = trio.current_time()
+        try:
+            await self._answer(scope, headers, receive, answered)
+        finally:
+            # What was asked and answered is nobody's business, and a query may hold some of it.
+            log.info(
+                "request method=%s path=%s status=%s ms=%d",
+                scope["method"],
+                _shown(scope["path"].encode()),
+                answered.status or "none",
+                (trio.current_time() - started_at) * 1000,
+            )
+
+    async def _answer(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, answered: "_Answered"
+    ) -> None:
         try:
             if self._is_preflight(scope, headers):
                 await _send_preflight(answered.send, headers)
@@ -224,6 +240,7 @@ class _Answered:
 
     def __init__(self, send: Send, cors: tuple[Header, ...]) -> None:
         self.has_started = False
+        self.status: int | None = None
         self.send: Callable[[Message], Awaitable[None]] = self._start
         self._send = send
         self._cors = cors
@@ -231,6 +248,7 @@ class _Answered:
     async def _start(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_started = True
+            self.status = message["status"]
             message = {**message, "headers": [*message["headers"], *self._cors]}
         await self._send(message)
 

@@ -1,0 +1,375 @@
+"""Settings of the node: defaults, then `config.toml`, then `UNHOSTED_*`, then flags; the last one wins.
+
+Every key is known, typed and ranged. A key that is not known is an error that names the closest one: a
+setting with a typing error in it must not be ignored in silence. An environment variable is the key in upper
+case behind `UNHOSTED_`; other `UNHOSTED_*` variables are left alone (container platforms invent some), and
+`unhosted doctor` lists those that look like a mistake.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.service import Radius
+
+Origin = Literal["default", "file", "environment", "flag"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+KvType = Literal["f16", "q8_0"]
+
+FILE_BYTES_MAX = 1 << 20
+"""A settings file of a megabyte is not one; reading it whole must stay cheap."""
+
+LIST_ENTRIES_MAX = 64
+"""Origins and hosts are compared one by one on every request."""
+
+USD_PER_MONTH_MAX = 1_000_000
+"""A cap above this is a typing error, and a cap exists to catch those."""
+
+MICROS_PER_USD = 1_000_000
+OTHER_VARIABLES = frozenset({"UNHOSTED_HOME", "UNHOSTED_LLAMA_LIB"})
+_SIZE = re.compile(r"(\d+(?:\.\d{1,3})?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_USD = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?")
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Where the node keeps its files. With UNHOSTED_HOME all three are under it."""
+
+    config_dir: Path
+    data_dir: Path
+    state_dir: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config_dir / "config.toml"
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def api_token_file(self) -> Path:
+        """The key of the HTTP API, made at the first bind that needs one."""
+        return self.state_dir / "api-token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the node runs with. 0 in context_tokens, threads and memory_budget_bytes means: choose.
+
+    idle_unload_s: 0 keeps models loaded. max_micros_per_month: the public cap, micro-USDC. allowed_hosts and
+    allowed_origins: names beside loopback and the bound host that a request may carry.
+    """
+
+    paths: Paths
+    host: str = "127.0.0.1"
+    port: int = 8642
+    offline: bool = False
+    default_model: str = "smollm2:135m"
+    slots: int = 4
+    context_tokens: int = 0
+    threads: int = 0
+    batch_tokens: int = 512
+    ubatch_tokens: int = 512
+    kv_type: KvType = "f16"
+    idle_unload_s: int = 900
+    memory_budget_bytes: int = 0
+    queue_max: int = 256
+    radius: Radius = "trusted"
+    max_micros_per_month: int = 0
+    allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    log_level: LogLevel = "info"
+    origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
+
+
+def _flat(name: str) -> str:
+    return name.replace("-", "_").replace(".", "_").lower()
+
+
+class Bad(ValueError):
+    """A value that its key does not allow; the message says what would be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A setting. name: as in the file, dots for tables. parse: from text or a TOML value, raises Bad."""
+
+    name: str
+    field: str
+    parse: Callable[[object], object]
+    show: Callable[[Any], object]
+    help: str
+
+    @property
+    def variable(self) -> str:
+        return "UNHOSTED_" + _flat(self.name).upper()
+
+
+def _integer(low: int, high: int) -> Callable[[object], object]:
+    def parse(value: object) -> int:
+        text = str(value).strip()
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", text) or not low <= int(text) <= high:
+            raise Bad(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[object], object]:
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise Bad(f"one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value.strip()) <= 1024 or not value.isprintable():
+        raise Bad("a text of 1 to 1024 printable characters")
+    return value.strip()
+
+
+def _flag(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in _TRUE | _FALSE:
+        raise Bad("true or false")
+    return text in _TRUE
+
+
+def _size(value: object) -> int:
+    """Bytes from 8000000000, "8GB" (decimal) or "7.5GiB" (binary)."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool):
+        raise Bad('a number of bytes, or a size such as "8GB" or "7.5GiB"')
+    number, unit, binary = match.groups()
+    scale: int = (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " ")
+    whole, _, part = number.partition(".")
+    size_bytes = int(whole) * scale + int(part.ljust(3, "0") or 0) * scale // 1000
+    if size_bytes >= 1 << 60:
+        raise Bad("less than an exabyte")
+    return size_bytes
+
+
+def _usd(value: object) -> int:
+    """Micro-USDC from dollars as text or number; exact, floats never see the amount."""
+    match = _USD.fullmatch(str(value).strip().removeprefix("$"))
+    if match is None or isinstance(value, bool) or int(match[1]) > USD_PER_MONTH_MAX:
+        raise Bad(f"an amount in USD from 0 to {USD_PER_MONTH_MAX}, at most 6 decimals, such as 5 or 5.00")
+    return int(match[1]) * MICROS_PER_USD + int((match[2] or "").ljust(6, "0"))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, list) or len(entries) > LIST_ENTRIES_MAX:
+        raise Bad(f"a list of at most {LIST_ENTRIES_MAX} names, or names with commas between")
+    return tuple(_text(entry) for entry in entries if entry != "")
+
+
+def _show_usd(micros: int) -> str:
+    whole, part = divmod(micros, MICROS_PER_USD)
+    text = f"{part:06d}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{text}"
+
+
+def _same(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _key(name: str, parse: Callable[[object], object], help: str) -> Key:
+    return Key(name=name, field=name, parse=parse, show=_same, help=help)
+
+
+KEYS: tuple[Key, ...] = (
+    _key("host", _text, "address to listen on; another one than loopback needs a bearer token"),
+    _key("port", _integer(0, 65535), "port of the API and the page; 0 takes a free one"),
+    _key("offline", _flag, "make no connection outside this machine"),
+    _key("default_model", _text, "the model of `run` and `chat` when none is named"),
+    _key("slots", _integer(1, 256), "requests that one model answers at once"),
+    _key("context_tokens", _integer(0, 1 << 24), "context of one request in tokens; 0: what fits"),
+    _key("threads", _integer(0, 1024), "threads of the engine; 0: it chooses"),
+    _key("batch_tokens", _integer(32, 65536), "tokens that one engine step takes at most"),
+    _key("ubatch_tokens", _integer(32, 65536), "tokens that one pass over the weights takes at most"),
+    _key("kv_type", _choice("f16", "q8_0"), "format of the KV cache; q8_0 takes half the memory"),
+    _key("idle_unload_s", _integer(0, 31_536_000), "unload a model after so many idle seconds; 0: never"),
+    _key("memory_budget_bytes", _size, "memory for all models, such as 8GB; 0: what is free"),
+    _key("queue_max", _integer(0, 65536), "requests that may wait per model before 503"),
+    _key("radius", _choice("local", "trusted", "public"), "how far a request may go by default"),
+    Key(
+        name="public.max-usd-per-month",
+        field="max_micros_per_month",
+        parse=_usd,
+        show=_show_usd,
+        help="most that may be spent in a calendar month (UTC); 0: nothing is ever paid",
+    ),
+    _key("allowed_origins", _names, "web origins that may call the API, such as https://app.example"),
+    _key("allowed_hosts", _names, "Host names that are accepted beside loopback and the bound one"),
+    _key("log_level", _choice("debug", "info", "warning", "error"), "how much `serve` writes to stderr"),
+)
+KEY_BY_FLAT_NAME = {_flat(key.name): key for key in KEYS}
+
+
+def locate(environ: Mapping[str, str] | None = None) -> Paths:
+    """Folders of this user. Nothing is created."""
+    home = (os.environ if environ is None else environ).get("UNHOSTED_HOME")
+    if home:
+        root = Path(home).expanduser().absolute()
+        return Paths(config_dir=root, data_dir=root / "data", state_dir=root / "state")
+    import platformdirs
+
+    dirs = platformdirs.PlatformDirs("unhosted", appauthor=False)
+    return Paths(
+        config_dir=dirs.user_config_path, data_dir=dirs.user_data_path, state_dir=dirs.user_state_path
+    )
+
+
+def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """The settings in force. flags: by key name, None where the flag was not given.
+
+    Raises: Refused (invalid_request) that names the file or variable, the key and what it may be.
+    """
+    environ = os.environ if environ is None else environ
+    paths = locate(environ)
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+
+    def take(key: Key, value: object, origin: Origin, source: str) -> None:
+        values[key.field] = parse_value(key, value, source=source)
+        origins[key.field] = origin
+
+    for name, value in _flatten(_read_toml(paths.config_file)).items():
+        take(find_key(name, source=str(paths.config_file)), value, "file", str(paths.config_file))
+    for key in KEYS:
+        if key.variable in environ:
+            take(key, environ[key.variable], "environment", key.variable)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            take(find_key(name, source="flag"), value, "flag", "flag --" + name.replace("_", "-"))
+    config = Config(paths=paths, **values, origins=origins)
+    if config.ubatch_tokens > config.batch_tokens:
+        if "ubatch_tokens" in origins:
+            raise Refused(
+                "invalid_request",
+                f"ubatch_tokens {config.ubatch_tokens} is above batch_tokens {config.batch_tokens};"
+                " lower it or raise batch_tokens",
+                field="ubatch_tokens",
+            )
+        config = replace(config, ubatch_tokens=config.batch_tokens)
+    return config
+
+
+def find_key(name: str, *, source: str) -> Key:
+    """Raises: Refused that names the closest key."""
+    key = KEY_BY_FLAT_NAME.get(_flat(name))
+    if key is None:
+        close = difflib.get_close_matches(_flat(name), KEY_BY_FLAT_NAME, n=1, cutoff=0.5)
+        hint = f"did you mean {KEY_BY_FLAT_NAME[close[0]].name}?" if close else "see `unhosted config list`"
+        raise Refused("invalid_request", f"{source}: unknown key {name!r}; {hint}", field=name)
+    return key
+
+
+def parse_value(key: Key, value: object, *, source: str) -> object:
+    """Raises: Refused that names the source, the key, the value and what it may be."""
+    try:
+        return key.parse(value)
+    except Bad as bad:
+        message = f"{source}: {key.name} = {value!r} is not allowed; it must be {bad}"
+        raise Refused("invalid_request", message, field=key.name) from None
+
+
+def show_value(config: Config, key: Key) -> object:
+    """The value as the file would hold it: JSON-ready."""
+    return key.show(getattr(config, key.field))
+
+
+def set_value(paths: Paths, name: str, text: str) -> Key:
+    """Write one key to the file, atomically, with its comments and order kept.
+
+    Raises: Refused for a key or value that is not allowed, or for a file that is not TOML.
+    """
+    import tomlkit
+
+    key = find_key(name, source="config")
+    value = parse_value(key, text, source="config")
+    _read_toml(paths.config_file)  # a broken file is refused in the same words as by every other command
+    document = tomlkit.parse(_read_text(paths.config_file))
+    *tables, last = key.name.split(".")
+    table: Any = document
+    for part in tables:
+        if part not in table:
+            table[part] = tomlkit.table()
+        table = table[part]
+    spelled = next((entry for entry in table if _flat(entry) == _flat(last)), last)
+    table[spelled] = key.show(value)
+    _write_atomically(paths.config_file, tomlkit.dumps(document))
+    return key
+
+
+def strange_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """UNHOSTED_* variables that no key and no other part of the program reads."""
+    known = OTHER_VARIABLES | {key.variable for key in KEYS}
+    return tuple(sorted(name for name in environ if name.startswith("UNHOSTED_") and name not in known))
+
+
+def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(cast("dict[str, object]", value), f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Refused("invalid_request", f"{path} cannot be read: {error.strerror}") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise Refused(
+            "invalid_request", f"{path} is larger than {FILE_BYTES_MAX} bytes; it should hold settings"
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused("invalid_request", f"{path} is not UTF-8 at byte {error.start}") from None
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(_read_text(path), parse_float=str)
+    except tomllib.TOMLDecodeError as error:
+        raise Refused("invalid_request", f"{path} is not TOML: {error}; correct or remove it") from None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one; a power cut leaves one of them."""
+    target = path.resolve()  # a link into somebody's dotfiles stays a link
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
