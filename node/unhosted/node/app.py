@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -48,27 +47,17 @@ def model_store(config: Config) -> ModelStore:
 @asynccontextmanager
 async def open_node(config: Config, *, offline: bool | None = None) -> AsyncIterator[AppNode]:
     """A node with its engines, for as long as the context lasts. Models load at their first request."""
+    from unhosted.node.app_facts import engine_settings
     from unhosted.node.app_node import AppNode
-    from unhosted.node.shell.engine.manager import EngineManager, EngineSettings
+    from unhosted.node.shell.engine.manager import EngineManager
     from unhosted.node.shell.nurseries import plain_nursery
 
     if offline or config.offline:
         from unhosted.node.shell import offline as guard
 
         guard.install(True)
-    settings = EngineSettings(
-        slots=config.slots,
-        context_tokens=config.context_tokens,
-        batch_tokens=config.batch_tokens,
-        ubatch_tokens=config.ubatch_tokens,
-        threads=config.threads,
-        kv_type=config.kv_type,
-        queue_max=config.queue_max,
-        idle_unload_s=config.idle_unload_s or math.inf,
-        memory_budget_bytes=config.memory_budget_bytes,
-    )
     store = model_store(config)
-    engines = EngineManager(settings, store.resolve)
+    engines = EngineManager(engine_settings(config), store.resolve)
     async with plain_nursery() as nursery:
         await nursery.start(engines.run)
         yield AppNode(config, store=store, engines=engines)

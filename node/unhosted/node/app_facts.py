@@ -1,5 +1,6 @@
 """What the command line shows about this machine and its models: plain values, gathered below `cli`."""
 
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from unhosted.node.config import Config
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.gguf_facts import GgufHeader
+from unhosted.node.shell.engine.fit import EngineSettings, automatic_budget_bytes, fit
 from unhosted.node.shell.models.progress import PullProgress
 from unhosted.node.shell.models.store import InstalledModel, ModelStore
 
@@ -19,6 +20,7 @@ __all__ = [
     "Offer",
     "Outlook",
     "PullProgress",
+    "engine_settings",
     "find_installed",
     "find_offer",
     "foreign_models",
@@ -32,11 +34,6 @@ __all__ = [
 
 SANDBOX_TIMEOUT_S = 30.0
 """Entering a namespace takes a millisecond, starting Python on a busy machine seconds."""
-
-CONTEXT_SHOWN_TOKENS = 4096
-"""The context that memory is estimated for where the settings leave it open: a usual conversation."""
-
-_KV_BYTES = {"f16": 2.0, "q8_0": 1.0625}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +96,21 @@ class Foreign:
     size_bytes: int
 
 
+def engine_settings(config: Config) -> EngineSettings:
+    """The part of the configuration that models are loaded with."""
+    return EngineSettings(
+        slots=config.slots,
+        context_tokens=config.context_tokens,
+        batch_tokens=config.batch_tokens,
+        ubatch_tokens=config.ubatch_tokens,
+        threads=config.threads,
+        kv_type=config.kv_type,
+        queue_max=config.queue_max,
+        idle_unload_s=config.idle_unload_s or math.inf,
+        memory_budget_bytes=config.memory_budget_bytes,
+    )
+
+
 def library_facts() -> LibraryFacts:
     from unhosted.node.shell.engine.library import LibraryError, find_library
 
@@ -138,12 +150,15 @@ def outlook(config: Config, model: InstalledModel) -> Outlook:
     """Takes about 50 ms where no speed was measured: it times this machine's memory."""
     from unhosted.node.shell.models import memory
 
-    context_tokens = config.context_tokens or min(CONTEXT_SHOWN_TOKENS, model.header.context_tokens)
+    settings = engine_settings(config)
+    available = memory.available_bytes()
+    budget = settings.memory_budget_bytes or automatic_budget_bytes(available, 0)
+    fitting = fit(model.header, settings, budget)
     speed = memory.load_speed(config.paths.models_dir, model.entry.blake3) or memory.rough_speed(model.header)
     return Outlook(
-        context_tokens=context_tokens,
-        needed_bytes=_needed_bytes(config, model.header, context_tokens),
-        available_bytes=memory.available_bytes(),
+        context_tokens=fitting.context_tokens,
+        needed_bytes=fitting.needed_bytes,
+        available_bytes=budget,
         total_bytes=memory.total_bytes(),
         decode_tokens_per_s=speed.decode_tokens_per_s,
         prefill_tokens_per_s=speed.prefill_tokens_per_s,
@@ -217,15 +232,3 @@ def find_installed(store: ModelStore, name: str) -> InstalledModel | None:
         if refused.code == "model_not_found":
             return None
         raise
-
-
-def _needed_bytes(config: Config, header: GgufHeader, context_tokens: int) -> int:
-    from unhosted.node.shell.models.memory import estimate_bytes
-
-    return estimate_bytes(
-        header,
-        context_tokens_total=context_tokens * config.slots,
-        slots=config.slots,
-        batch_tokens=min(config.ubatch_tokens, config.batch_tokens),
-        kv_bytes_per_element=_KV_BYTES[config.kv_type],
-    ).total_bytes

@@ -10,7 +10,8 @@ import trio
 from tests.node.engine.harness import TEST_TIMEOUT_S, request
 from tests.tiny import write_tiny
 from unhosted.node.core.errors import Refused
-from unhosted.node.shell.engine.manager import EngineManager, EngineSettings
+from unhosted.node.shell.engine.fit import EngineSettings
+from unhosted.node.shell.engine.manager import EngineManager
 from unhosted.node.shell.models.store import ModelStore
 
 pytestmark = pytest.mark.slow

@@ -13,43 +13,19 @@ from dataclasses import dataclass, field
 import trio
 
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.gguf_facts import GgufHeader
 from unhosted.node.core.inference import Delta, Embeddings, GenerateRequest, LoadedModel
 from unhosted.node.shell.engine.child import LoadOrder
 from unhosted.node.shell.engine.environment import child_environment
+from unhosted.node.shell.engine.fit import EngineSettings, automatic_budget_bytes, fit
 from unhosted.node.shell.engine.host import EngineHost
-from unhosted.node.shell.models.memory import available_bytes, estimate_bytes, total_bytes
+from unhosted.node.shell.models.memory import available_bytes, total_bytes
 from unhosted.node.shell.models.store import InstalledModel
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_PERIOD_S = 2.0
-CONTEXT_TOKENS_AUTO_MAX = 16384
-"""What agents need for their first turn; more is a setting, for it is reserved whether used or not."""
-CONTEXT_TOKENS_MODEST = 4096
-KV_SHARE_AUTO = 0.25
-"""An automatic context above the modest one may take this part of the memory: other models want some too."""
-CONTEXT_TOKENS_MIN = 512
-MEMORY_SHARE_AUTO = 0.8
-"""Of the memory that is free when a model loads; the rest is for the page cache and other programs."""
 MEMORY_LOW_SHARE = 0.04
 """With less than this of all memory free, idle models go: the alternative is the kernel's choice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """How models are loaded. 0 means automatic for threads, context_tokens and memory_budget_bytes."""
-
-    slots: int = 4
-    context_tokens: int = 0
-    batch_tokens: int = 512
-    ubatch_tokens: int = 512
-    threads: int = 0
-    kv_type: str = "f16"
-    gpu_layers: int = -1
-    queue_max: int = 256
-    idle_unload_s: float = 600.0
-    memory_budget_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +135,8 @@ class EngineManager:
         """Make room for the model and list it, or refuse. No await: nobody else decides meanwhile."""
         settings = self._settings
         budget = self._budget_bytes()
-        context_tokens, needed = self._fit(installed.header, budget)
+        fitting = fit(installed.header, settings, budget)
+        context_tokens, needed = fitting.context_tokens, fitting.needed_bytes
         if needed > budget:
             raise Refused(
                 "model_too_large",
@@ -190,28 +167,7 @@ class EngineManager:
         if self._settings.memory_budget_bytes:
             return self._settings.memory_budget_bytes
         loaded = sum(entry.bytes_estimated for entry in self._entries.values())
-        return int(self._memory_available() * MEMORY_SHARE_AUTO) + loaded
-
-    def _fit(self, header: GgufHeader, budget: int) -> tuple[int, int]:
-        """Context tokens per slot and the bytes that takes; an automatic context shrinks until it fits."""
-        settings = self._settings
-        context = settings.context_tokens or min(header.context_tokens, CONTEXT_TOKENS_AUTO_MAX)
-        context = min(context, header.context_tokens)
-        while True:
-            needed = estimate_bytes(
-                header,
-                context_tokens_total=context * settings.slots,
-                slots=settings.slots,
-                batch_tokens=min(settings.ubatch_tokens, settings.batch_tokens),
-                kv_bytes_per_element=KV_BYTES[settings.kv_type],
-            )
-            fits = needed.total_bytes <= budget
-            if fits and (context <= CONTEXT_TOKENS_MODEST or needed.kv_bytes <= budget * KV_SHARE_AUTO):
-                break
-            if settings.context_tokens or context // 2 < CONTEXT_TOKENS_MIN:
-                break
-            context //= 2
-        return context, needed.total_bytes
+        return automatic_budget_bytes(self._memory_available(), loaded)
 
     def _make_room(self, model: str, needed: int, budget: int) -> None:
         used = sum(entry.bytes_estimated for entry in self._entries.values())
@@ -262,10 +218,6 @@ class EngineManager:
             sandbox=host.sandbox,
             library=host.library,
         )
-
-
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
-"""Bytes per KV element; q8_0 stores 32 values in 34 bytes."""
 
 
 def _first_refusal(group: BaseExceptionGroup[Refused]) -> Refused:
