@@ -126,7 +126,7 @@ class Scheduler:
             if admitted:
                 raise LocalFault("slots were prepared but nothing is fed")
             return None
-        self._memory.make_room(sum(len(feed.tokens) for feed in feeds))
+        self._memory.make_room(feeds)
         operations = self._memory.take_operations()
         self._planned = Plan(operations=operations, feeds=tuple(feeds), admitted=tuple(admitted))
         return self._planned
@@ -151,7 +151,8 @@ class Scheduler:
             reason = self._record(one)
             if reason is not None:
                 finished[one.job_id] = reason
-        for slot in self._slots:
+        for feed in plan.feeds:
+            slot = self._slots[feed.slot]
             if slot.is_reading and len(slot.cells) >= len(slot.target):
                 raise LocalFault(f"slot {slot.index} was fed to its end and no token was drawn")
         return finished
@@ -265,9 +266,13 @@ class Scheduler:
     # ---- one step
 
     def _feeds(self) -> list[Feed]:
+        # A step comes right after the model has swept the caches: what is touched here is counted.
         feeds: list[Feed] = []
-        for slot in self._slots:
-            if slot.job is not None and slot.pending is not None:
+        reading: list[Slot] = []
+        for slot in sorted(self._slot_by_job.values(), key=lambda s: s.index):
+            if slot.pending is None:
+                reading.append(slot)
+            elif slot.job is not None:
                 feeds.append(
                     Feed(
                         slot=slot.index,
@@ -281,7 +286,6 @@ class Scheduler:
         if feeds:
             share = self.limits.prefill_tokens_per_decode * len(feeds)
             budget = min(budget, max(self.limits.prefill_tokens_min, share))
-        reading = [slot for slot in self._slots if slot.is_reading]
         reading.sort(key=lambda s: (s.job.priority if s.job else 0, s.admitted_at))
         for slot in reading:
             if budget <= 0 or slot.job is None:

@@ -5,9 +5,10 @@ Who runs, and when, is the scheduler's business.
 """
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from unhosted.node.core.batching import CopyCells, Job, KeepCells, Limits
+from unhosted.node.core.batching import CopyCells, Feed, Job, KeepCells, Limits
 from unhosted.node.core.errors import LocalFault
 from unhosted.node.core.prefix import common_prefix_tokens
 from unhosted.node.core.queueing import QueueKey
@@ -71,10 +72,11 @@ class SlotMemory:
         self._keep(slot, 0)
         slot.used_at = 0  # an empty slot is the first to be taken by a job that finds no prefix
 
-    def make_room(self, fed_tokens: int) -> None:
+    def make_room(self, feeds: Iterable[Feed]) -> None:
         """Drop what free slots hold, oldest first, until the step fits the cells that all slots share."""
         if not self._shares_cells:
             return
+        fed_tokens = sum(len(feed.tokens) for feed in feeds)
         above = sum(len(slot.cells) for slot in self.slots) + fed_tokens - self._limits.cells_total
         cached = [slot for slot in self.slots if slot.job is None and slot.cells]
         for slot in sorted(cached, key=lambda s: s.used_at):

@@ -17,6 +17,10 @@ PIECE_BYTES = 64
 """Nearly every token spells fewer bytes; a longer one is asked for again with its own length."""
 
 
+LOGITS_VIEWS_MAX = 64
+"""One for each number of slots that generate together; a view is a few hundred bytes."""
+
+
 class EngineError(Exception):
     """The library refused: the message names what was asked of it."""
 
@@ -160,6 +164,8 @@ class Context:
         self.cells_per_sequence = int(L.llama_n_ctx(self.ptr)) // (sequences if split else 1)
         self.batch_tokens = int(L.llama_n_batch(self.ptr))
         self.batch = Batch(L, self.batch_tokens)
+        self._logits_address = _address_getter(L.llama_get_logits)
+        self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def decode(self, tokens: int) -> int:
         """0 done, 1 no space (nothing changed), else failed."""
@@ -171,12 +177,18 @@ class Context:
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """(rows, n_vocab) view of llama.cpp's memory, in the outputs' batch order; until the next decode."""
-        width = self.model.n_vocab
-        address = ctypes.cast(self.L.llama_get_logits(self.ptr), ctypes.c_void_p).value
+        address = self._logits_address(self.ptr)
         if address is None:
             raise EngineError("llama.cpp has no logits for this batch")
-        floats = (ctypes.c_float * (rows * width)).from_address(address)
-        return np.ctypeslib.as_array(floats).reshape(rows, width)
+        view = self._logits_views.get((address, rows))
+        if view is None:
+            # llama.cpp keeps one buffer, and moves it only to grow: a view serves for many steps.
+            if len(self._logits_views) >= LOGITS_VIEWS_MAX:
+                self._logits_views.clear()
+            floats = (ctypes.c_float * (rows * self.model.n_vocab)).from_address(address)
+            view = np.ctypeslib.as_array(floats).reshape(rows, self.model.n_vocab)
+            self._logits_views[address, rows] = view
+        return view
 
     def keep_cells(self, sequence: int, tokens: int) -> bool:
         """Drop everything from position `tokens` on; False when the model's memory cannot."""
@@ -196,3 +208,11 @@ class Context:
         if self.ptr:
             self.L.llama_free(self.ptr)
             self.ptr = None
+
+
+def _address_getter(function: Any) -> Any:
+    """`function` with its result as a plain address: no pointer object is made and cast at every step."""
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    if address is None:
+        raise EngineError("llama.cpp lacks a function")
+    return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)

@@ -1,0 +1,66 @@
+# Every target makes what it needs; a second run starts at once. Paths are relative: the checkout may lie
+# in a directory with spaces. `PYTHON=/path/to/python3.12 make demo` chooses the interpreter.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The bindings alone, without compiling llama.cpp, unless the user asks for a build of their own
+# (CMAKE_ARGS=-DGGML_CUDA=on make demo).
+INSTALL := CMAKE_ARGS="$${CMAKE_ARGS:--DLLAMA_BUILD=OFF}" $(PIP) install --quiet --prefer-binary
+LIBRARY := $(BIN)/python -m unhosted.node.shell.engine.library_build
+QUESTION ?= Explain in one sentence what a computer is.
+
+.PHONY: help demo test lint bench engine clean
+
+help:
+	@echo 'make demo    install, check this machine, and let a real model answer'
+	@echo 'make test    run the tests'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make engine  build the engine natively for this processor, with RPC (about 4 minutes)'
+	@echo 'make bench   measure side by side with llama.cpp'"'"'s own server'
+	@echo 'make clean   remove what the others made in this directory'
+
+demo: .venv/.installed
+	$(BIN)/unhosted doctor
+	$(BIN)/unhosted run --temperature 0 --max-tokens 48 '$(QUESTION)'
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+engine: .venv/.installed
+	$(LIBRARY)
+
+bench: .venv/.installed-dev
+	$(LIBRARY) --with-server
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing); Python 3.11 or newer is needed." \
+	    "Next: install one and run PYTHON=/path/to/it make $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "error: $(PYTHON) -m venv failed. Next, on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# Prebuilt where a wheel fits and its library works here, else the lean native build.
+.venv/.installed: pyproject.toml | .venv/.created
+	@echo 'installing into .venv (about a minute)'
+	@$(INSTALL) --only-binary xllamacpp -e '.[prebuilt]' || { \
+	  echo 'no prebuilt engine for this machine: building one'; $(INSTALL) -e .; }
+	@$(BIN)/python -c 'from unhosted.node.shell.engine.library import find_library; find_library()' \
+	  2>.venv/library-error || { tail -n 1 .venv/library-error >&2; $(LIBRARY); }
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml .venv/.installed
+	@echo 'installing what the tests need'
+	@$(INSTALL) -e '.[dev]'
+	@touch $@
