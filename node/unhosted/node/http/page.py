@@ -1,4 +1,4 @@
-"""The page at /: three static files, shipped with the package, that load nothing from anywhere else."""
+"""The page at /: four static files, shipped with the package, that load nothing from anywhere else."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -8,14 +8,17 @@ from unhosted.node.http.exchange import Exchange, Header, send_bytes
 ASSETS: Mapping[str, bytes] = {
     "page.css": b"text/css; charset=utf-8",
     "page.js": b"text/javascript; charset=utf-8",
+    "icon.svg": b"image/svg+xml",
 }
 
 _HEADERS: tuple[Header, ...] = (
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        b"require-trusted-types-for 'script'; trusted-types 'none'",
     ),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
