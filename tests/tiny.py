@@ -35,12 +35,13 @@ def write_tiny(
     name: str = "tiny-random",
     chat_template: str | None = CHATML,
     pooling: int | None = None,
+    causal: bool = True,
     half: bool = True,
 ) -> Path:
     """Write a model and return its path.
 
     vocab: at least `VOCAB_MIN` (269). chat_template: None writes none. pooling: llama.cpp's pooling type
-    (1 mean), for embeddings. half: f16 weights, else f32.
+    (1 mean), for embeddings. causal: False makes an encoder. half: f16 weights, else f32.
     """
     import gguf
     import numpy as np
@@ -65,6 +66,8 @@ def write_tiny(
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     if pooling is not None:
         writer.add_pooling_type(gguf.PoolingType(pooling))
+    if not causal:
+        writer.add_causal_attention(False)
     _add_tokenizer(writer, vocab)
     if chat_template is not None:
         writer.add_chat_template(chat_template)

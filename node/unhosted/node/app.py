@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unhosted.node.config import Config
+from unhosted.node.core.errors import Refused
 
 if TYPE_CHECKING:  # each of these takes a while to import, and few commands need them all
     import trio
 
     from unhosted.node.app_node import AppNode
     from unhosted.node.http.server import BoundAddress
+    from unhosted.node.http.settings import HttpSettings
     from unhosted.node.shell.models.progress import PullProgress
     from unhosted.node.shell.models.store import InstalledModel, ModelStore
 
 TOKEN_BYTES = 32
 """256 bits: guessing one is hopeless at any rate a network allows."""
+
+TOKEN_CHARS_MIN = 16
+"""An owner may write a key of their own; a file cut short by a full disk must not become an easy one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,45 +78,61 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
 
     from unhosted.node.app_facts import library_facts, sandbox_level
     from unhosted.node.http.server import serve_http
-    from unhosted.node.http.settings import HttpSettings, is_loopback_host
 
-    token = None if is_loopback_host(config.host) else api_token(config)
-    settings = HttpSettings(
-        host=config.host,
-        port=config.port,
-        token=token,
-        hosts=config.allowed_hosts,
-        origins=config.allowed_origins,
-    )
+    settings = http_settings(config)
     library = await trio.to_thread.run_sync(library_facts)
-    async with open_node(config) as node, trio.open_nursery() as nursery:
-        shutdown = trio.Event()
-        scope = trio.CancelScope(shield=True)
+    sandbox = await trio.to_thread.run_sync(sandbox_level)
+    shutdown = trio.Event()
 
-        async def run_http(*, task_status: trio.TaskStatus[BoundAddress]) -> None:
-            # Shielded: being told to stop means to stop taking requests, not to cut those under way.
-            with scope:
-                await serve_http(node, settings, shutdown=shutdown, task_status=task_status)
+    async def run_node(*, task_status: trio.TaskStatus[None]) -> None:
+        # Shielded, with the engines: being told to stop means to take no more requests, not to cut those
+        # under way.
+        with trio.CancelScope(shield=True):
+            async with open_node(config) as node, trio.open_nursery() as serving:
+                bound: BoundAddress = await serving.start(
+                    partial(serve_http, node, settings, shutdown=shutdown)
+                )
+                on_started(
+                    ServeInfo(
+                        host=bound.host,
+                        port=bound.port,
+                        offline=config.offline,
+                        token=settings.token,
+                        models=tuple(entry.name for entry in node.models()),
+                        library=library.fault or f"{library.kind} {library.version}",
+                        sandbox=sandbox,
+                    )
+                )
+                task_status.started()
 
-        bound = await nursery.start(run_http)
-        on_started(
-            ServeInfo(
-                host=bound.host,
-                port=bound.port,
-                offline=config.offline,
-                token=token,
-                models=tuple(entry.name for entry in node.models()),
-                library=library.fault or f"{library.kind} {library.version}",
-                sandbox=await trio.to_thread.run_sync(sandbox_level),
-            )
-        )
+    async with trio.open_nursery() as nursery:
         try:
+            await nursery.start(run_node)
             await trio.sleep_forever()
         finally:
             shutdown.set()
 
 
-async def pull(config: Config, ref: str, progress: Callable[[PullProgress], None]) -> InstalledModel:
+def http_settings(config: Config) -> HttpSettings:
+    """What HTTP is to do, with the key where the bind needs one. Raises: OSError from the key's file."""
+    from unhosted.node.http.settings import HttpSettings, is_loopback_host
+
+    settings = HttpSettings(
+        host=config.host,
+        port=config.port,
+        token=None if is_loopback_host(config.host) else api_token(config),
+        hosts=config.allowed_hosts,
+        origins=config.allowed_origins,
+    )
+    # A queue that the owner made long is of use only if its requests get as far as the engine.
+    requests_max = max(settings.requests_max, config.slots + config.queue_max)
+    connections_max = max(settings.connections_max, 2 * requests_max)
+    return replace(settings, requests_max=requests_max, connections_max=connections_max)
+
+
+async def pull(
+    config: Config, ref: str, progress: Callable[[PullProgress], None], name: str | None = None
+) -> InstalledModel:
     """Fetch a model into the store; see `shell.models.pull.pull`."""
     from unhosted.node.shell.models.pull import pull as fetch
     from unhosted.node.shell.models.settings import settings_from_environment
@@ -120,18 +142,30 @@ async def pull(config: Config, ref: str, progress: Callable[[PullProgress], None
         settings_from_environment(os.environ, home=Path.home(), offline=config.offline),
         user_agent=f"unhosted/{installed_version()}",
     )
-    return await fetch(model_store(config), ref, settings=settings, progress=progress)
+    return await fetch(model_store(config), ref, settings=settings, progress=progress, name=name)
 
 
 def api_token(config: Config) -> str:
-    """The bearer key of this node: made at first use, then read from its file (mode 0600)."""
+    """The bearer key of this node: made at first use, then read from its file (mode 0600).
+
+    Raises: OSError; Refused if the file holds no key.
+    """
     path = config.paths.api_token_file
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
-        return token
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+            # A link and not a rename: of two nodes that start at once both get the key of the first.
+            with suppress(FileExistsError):
+                os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    token = path.read_text("utf-8", "replace").strip()
+    if not token.isascii() or not token.isprintable() or len(token) < TOKEN_CHARS_MIN:
+        raise Refused(
+            "invalid_request", f"{path} holds no key of {TOKEN_CHARS_MIN} characters: remove it for a new one"
+        )
+    return token

@@ -73,7 +73,11 @@ class Answer:
         return self
 
     async def __anext__(self) -> AnswerDelta:
-        choice, delta = await anext(self._source)
+        try:
+            choice, delta = await anext(self._source)
+        except Refused as refusal:  # noted here: whoever iterates may tell the client and raise nothing
+            self.outcome = refusal.code
+            raise
         return self._answer_delta(choice, delta)
 
     def record(self) -> None:
@@ -133,9 +137,13 @@ async def open_answer(
 ) -> AsyncIterator[Answer]:
     """Start all samples of a request; leaving cancels what still runs."""
     async with AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(engines.open_stream(model, request)) for request in requests
-        ]
+        try:
+            streams = [
+                await stack.enter_async_context(engines.open_stream(model, request)) for request in requests
+            ]
+        except Refused as refusal:
+            metrics.refused(model=model, ring=provenance.ring, code=refusal.code)
+            raise
         source: AsyncIterator[tuple[int, Delta]] = _Single(streams[0])
         if len(streams) > 1:
             nursery = await stack.enter_async_context(plain_nursery())
@@ -150,9 +158,6 @@ async def open_answer(
         )
         try:
             yield answer
-        except Refused as refusal:
-            answer.outcome = refusal.code
-            raise
         finally:
             answer.record()
 

@@ -181,9 +181,13 @@ def _table(pid: int, name: str) -> list[str]:
 
 
 def _owned_inodes(pid: int) -> Iterator[str]:
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            target = os.readlink(path)
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError):
+        return  # ended since it was listed, and its sockets with it
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # closed since
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
             if target.startswith("socket:["):
                 yield target[8:-1]
 
@@ -210,10 +214,14 @@ def describe(pid: int) -> str:
     def namespace(of: str) -> str:
         return os.readlink(f"/proc/{of}/ns/net")
 
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        where = namespace(str(pid))
+    except (FileNotFoundError, ProcessLookupError):
+        return f"pid {pid}: ended meanwhile"
     role = next((word for word in words if word.startswith("unhosted.")), words[0])
-    kind = "the counted namespace" if namespace(str(pid)) == namespace("self") else "an empty one of its own"
-    return f"pid {pid} {role}: network namespace {namespace(str(pid))}, {kind}"
+    kind = "the counted namespace" if where == namespace("self") else "an empty one of its own"
+    return f"pid {pid} {role}: network namespace {where}, {kind}"
 
 
 def interfaces() -> str:

@@ -82,6 +82,22 @@ def test_pull_list_show_rm_of_a_file_that_stays_where_it_is(
     assert tiny.exists() and json.loads(unhosted("list", "--json").out) == []
 
 
+def test_show_verifies_the_whole_file_and_rm_clears_what_pulls_left(
+    unhosted: Unhosted, tmp_path: Path
+) -> None:
+    path = write_tiny(tmp_path / "own.gguf", seed=7)
+    name = json.loads(unhosted("pull", str(path), "--json").out)["name"]
+    assert unhosted("show", name, "--verify").code == 0
+    stat = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert unhosted("show", name).code == 0, "same size, same time: only reading it all can tell"
+    damaged = unhosted("show", name, "--verify")
+    assert damaged.code == 1 and "not the one that was verified" in damaged.err
+    assert json.loads(unhosted("rm", "--unfinished", "--json").out)[0]["freed_bytes"] == 0
+    assert unhosted("rm").code == 2
+
+
 def test_an_empty_store_says_what_to_do(unhosted: Unhosted) -> None:
     result = unhosted("list")
     assert (result.code, result.out) == (0, "")

@@ -1,5 +1,6 @@
 """The command line as a whole: help, usage, exit codes, pipes, completion, settings."""
 
+import errno
 import json
 import os
 import subprocess
@@ -70,6 +71,21 @@ def test_one_refusal_among_tasks_is_one_line(unhosted: Unhosted, monkeypatch: py
     monkeypatch.setattr(main.cli, "invoke", fail)
     result = unhosted("list")
     assert (result.code, result.err) == (1, "error: 1 byte short\n")
+
+
+@pytest.mark.parametrize("kind", ["plain", "grouped"])
+def test_a_full_disk_is_one_line_and_not_a_traceback(
+    unhosted: Unhosted, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/models/x")
+
+    def fail(*args: object, **options: object) -> None:
+        raise full if kind == "plain" else ExceptionGroup("", [full])
+
+    monkeypatch.setattr(main.cli, "invoke", fail)
+    result = unhosted("list")
+    assert result.code == 1
+    assert result.err.startswith("error: /models/x: No space left on device; `unhosted doctor`")
 
 
 @pytest.mark.parametrize("fault", [LocalFault("broken"), ZeroDivisionError()])

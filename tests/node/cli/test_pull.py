@@ -3,14 +3,16 @@
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.node.cli.conftest import Unhosted
 from unhosted.node import app
 from unhosted.node.app_facts import PullProgress
-from unhosted.node.cli.pull import Progress, progress_line
-from unhosted.node.config import Config
+from unhosted.node.cli.pull import Progress, progress_line, pull_with_progress
+from unhosted.node.config import Config, load
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.service import ModelEntry
 
@@ -53,7 +55,7 @@ def reports() -> list[PullProgress]:
 
 
 def pulling(monkeypatch: pytest.MonkeyPatch, ends: BaseException | None = None) -> None:
-    async def pull(config: Config, ref: str, progress: Report) -> Installed:
+    async def pull(config: Config, ref: str, progress: Report, name: str | None) -> Installed:
         for report in reports():
             progress(report)
         if ends is not None:
@@ -115,3 +117,12 @@ def test_a_refused_pull_is_one_line(unhosted: Unhosted, monkeypatch: pytest.Monk
     assert result.code == 1
     assert result.err.splitlines()[-1] == "error: needs 2000000 bytes, 5 are free; unhosted rm MODEL"
     assert "goes on" not in result.err
+
+
+def test_a_model_that_is_here_needs_no_network(unhosted: Unhosted, tiny_model: Path) -> None:
+    assert unhosted("pull", str(tiny_model), "--name", "mine").code == 0
+    # Not by the flag: its guard would stay in this process.
+    offline = replace(load(), offline=True)
+    assert pull_with_progress(offline, "mine").name == "mine"
+    with pytest.raises(Refused, match="offline is on"):
+        pull_with_progress(offline, "smollm2:135m")

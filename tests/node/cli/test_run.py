@@ -118,7 +118,7 @@ def test_the_default_model_is_pulled_once(
 ) -> None:
     pulled: list[str] = []
 
-    async def pull(config: Config, ref: str, progress: object) -> object:
+    async def pull(config: Config, ref: str, progress: object, name: str | None) -> object:
         pulled.append(ref)
         return type("Installed", (), {"entry": None})()
 

@@ -1,16 +1,20 @@
-"""A model's process that makes llama.cpp abort, for real, when a prompt contains the poison token.
+"""A model's process that makes llama.cpp abort, for real, when a prompt contains the poison token, and that
+dies while it reads a prompt that contains the poison text, as a library's tokenizer may.
 
 A partial copy between split sequences fails one of llama.cpp's own assertions, which ends the process with
 SIGABRT: what a bug in the library or a hostile model file would do.
 """
 
+import os
+
 from numpy import float32
 from numpy.typing import NDArray
 
 from unhosted.node.core.batching import Plan
-from unhosted.node.shell.engine import child, runner
+from unhosted.node.shell.engine import child, llama, runner
 
 POISON_ID = 77
+POISON_TEXT = "unreadable"
 
 
 class AbortingRunner(runner.LlamaRunner):
@@ -22,7 +26,15 @@ class AbortingRunner(runner.LlamaRunner):
         return super().execute(plan)
 
 
+class AbortingModel(llama.Model):
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        if POISON_TEXT in text:
+            os.abort()
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
 runner.LlamaRunner = AbortingRunner  # type: ignore[misc]
+llama.Model = AbortingModel  # type: ignore[misc]
 
 if __name__ == "__main__":
     child.main()

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
-from tests.node.engine.aborting_child import POISON_ID
+from tests.node.engine.aborting_child import POISON_ID, POISON_TEXT
 from tests.node.engine.harness import TEST_TIMEOUT_S, Answer, collect, load_order, request, running_host
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import Constraint
@@ -93,6 +95,75 @@ def test_an_abort_in_the_library_fails_the_request_that_causes_it_and_no_other(t
             assert [a.token_ids for a in again] == [a.token_ids for a in calm]
 
     trio.run(main)
+
+
+def test_a_request_that_kills_whoever_reads_it_fails_and_no_other(tiny_model: Path) -> None:
+    async def main() -> None:
+        async with running_host(tiny_model, module="tests.node.engine.aborting_child") as host:
+            calm = await together(host, 3, max_tokens=120)
+            refusals = []
+
+            async def poison() -> None:
+                with pytest.raises(Refused) as refused:
+                    await collect(host, request("poison", POISON_TEXT))
+                refusals.append(refused.value.code)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poison)
+                beside = await together(host, 3, max_tokens=120)
+            assert refusals == ["engine_failed"] and host.restarts == 2
+            assert [a.token_ids for a in beside] == [a.token_ids for a in calm]
+
+    trio.run(main)
+
+
+def test_text_that_is_not_unicode_is_refused_and_leaves_nothing_behind(tiny_model: Path) -> None:
+    async def main() -> None:
+        async with running_host(tiny_model) as host:
+            for asked in (request("prompt", "a\ud800b"), request("stop", stop=("\udc00",))):
+                with pytest.raises(Refused) as refused:
+                    await collect(host, asked)
+                assert refused.value.code == "invalid_request" and "surrogate" in refused.value.message
+            with pytest.raises(Refused):
+                await host.call("tokenize", "\ud800", False)
+            assert not host.is_busy
+
+    trio.run(main)
+
+
+def test_nobody_waits_for_an_engine_that_ended_with_its_node(tiny_model: Path) -> None:
+    async def main() -> None:
+        host = EngineHost("tiny", load_order(tiny_model), environment=child_environment())
+        node = trio.CancelScope()
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            with node:
+                await host.run(task_status=task_status)
+
+        with trio.fail_after(TEST_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(run)
+                with pytest.raises(Refused) as refused:
+                    async with host.open_stream(request("long", max_tokens=400)) as stream:
+                        async for _ in stream:
+                            node.cancel()
+            assert refused.value.code == "engine_failed"
+
+    trio.run(main)
+
+
+def test_a_process_that_cannot_be_started_is_a_refusal(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nonexistent/python")
+
+    async def main() -> None:
+        host = EngineHost("tiny", load_order(tiny_model), environment=child_environment())
+        with pytest.raises(Refused) as refused:
+            await host.run()
+        assert refused.value.code == "engine_failed" and "could not be started" in refused.value.message
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.01))
 
 
 def test_a_cancelled_request_frees_its_slot_for_the_next(tiny_model: Path) -> None:
@@ -235,6 +306,50 @@ def test_embeddings_are_unit_vectors_and_texts_do_not_disturb_each_other(tiny_mo
             assert tokens == len(await host.call("tokenize", "the hen", True)) + len(
                 await host.call("tokenize", "an ending of it all", True)
             )
+
+    trio.run(main)
+
+
+def test_embeddings_and_answers_take_turns(tiny_model: Path) -> None:
+    async def main() -> None:
+        async with running_host(tiny_model) as host:
+            done: list[str] = []
+
+            async def embed() -> None:
+                await host.call("embed", ["the hen"] * 1000)
+                done.append("embeddings")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(embed)
+                await collect(host, request("short", max_tokens=2))
+                done.append("answer")
+            assert done == ["answer", "embeddings"]
+
+    trio.run(main)
+
+
+def test_a_cancelled_embedding_is_given_up_and_the_next_one_is_right(tiny_model: Path) -> None:
+    async def main() -> None:
+        async with running_host(tiny_model) as host:
+            (alone,), _ = await host.call("embed", ["an ending of it all"])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.call, "embed", ["the hen"] * 2000)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            (again,), _ = await host.call("embed", ["an ending of it all"])
+            assert again == pytest.approx(alone, abs=1e-5) and not host.is_busy
+
+    trio.run(main)
+
+
+def test_a_text_longer_than_a_batch_is_embedded_whole(tiny_model: Path) -> None:
+    async def main() -> None:
+        async with running_host(tiny_model) as host:
+            long = [3 + index % 250 for index in range(600)]
+            (alone,), _ = await host.call("embed", [long])
+            (beside, other, cut), tokens = await host.call("embed", [long, [5, 6, 7], long[:256]])
+            assert beside == pytest.approx(alone, abs=1e-3) and tokens == 600 + 3 + 256
+            assert cut != pytest.approx(alone, abs=1e-2) and other != pytest.approx(alone, abs=1e-2)
 
     trio.run(main)
 

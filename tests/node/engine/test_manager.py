@@ -134,6 +134,43 @@ def test_unloading_tells_and_an_unknown_model_says_what_to_do(store: ModelStore)
     trio.run(main)
 
 
+def test_an_encoder_embeds_and_is_not_asked_to_write(store: ModelStore, tmp_path: Path) -> None:
+    store.adopt(write_tiny(tmp_path / "encoder.gguf", seed=5, causal=False, pooling=1), "encoder")
+
+    async def main() -> None:
+        async with running(store) as engines:
+            embedded = await engines.embed("encoder", ["the hen", tuple([7] * 700)])
+            assert len(embedded.vectors) == 2
+            with pytest.raises(Refused) as refused:
+                await answer(engines, "encoder")
+            assert (refused.value.code, refused.value.field) == ("not_supported", "model")
+
+    trio.run(main)
+
+
+def test_memory_that_a_loading_model_will_take_is_not_given_twice(store: ModelStore) -> None:
+    async def main() -> None:
+        async with running(store) as engines:
+            needed = (await engines.load("m0")).bytes_estimated
+        # Room for one and a half: two that start together do not fit, one after the other makes room.
+        async with running(store, available=int(needed * 1.5 / 0.8)) as engines:
+            outcomes: list[str] = []
+
+            async def load(model: str) -> None:
+                try:
+                    await engines.load(model)
+                    outcomes.append("loaded")
+                except Refused as refused:
+                    outcomes.append(refused.code)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(load, "m0")
+                nursery.start_soon(load, "m1")
+            assert sorted(outcomes) == ["loaded", "overloaded"]
+
+    trio.run(main)
+
+
 def test_a_damaged_model_is_refused_every_time_and_others_still_load(
     store: ModelStore, tmp_path: Path
 ) -> None:

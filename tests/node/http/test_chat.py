@@ -247,7 +247,7 @@ def test_radius_comes_from_suffix_or_body(client: httpx.Client, node: FakeNode) 
     ask(client)
     ask(client, unhosted={"radius": "local", "max_cost_usd": 0.01})
     ask(client, model=f"{MODEL}@public")
-    assert [request.options.radius for request in node.asked] == ["trusted", "local", "public"]
+    assert [request.options.radius for request in node.asked] == [None, "local", "public"]
     assert {request.model for request in node.asked} == {MODEL}
 
 

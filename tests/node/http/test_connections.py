@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import NoReturn
 
 import pytest
 import trio
@@ -63,6 +64,37 @@ def test_a_client_that_leaves_frees_its_slot(model: str, stream: bool) -> None:
             await client.aclose()
             await node.left.wait()
             assert node.open_now == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"model": MODEL, "input": "Hi"}),
+        ("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}),
+    ],
+)
+def test_a_client_that_leaves_ends_what_has_no_stream(path: str, body: object) -> None:
+    class Slow(FakeNode):
+        async def embed(self, model: str, inputs: object) -> NoReturn:
+            self.entered.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.left.set()
+
+        async def count_tokens(self, request: ChatRequest) -> NoReturn:
+            await self.embed(request.model, ())
+
+    async def main() -> None:
+        node = Slow()
+        async with served(node) as address:
+            client = await connect(address)
+            await client.send_all(post(path, body))
+            await node.entered.wait()
+            await client.aclose()
+            await node.left.wait()
 
     run(main)
 

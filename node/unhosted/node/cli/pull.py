@@ -30,9 +30,12 @@ LOG_EVERY_NS = 5_000_000_000
 
 @click.command()
 @click.argument("ref")
+@click.option(
+    "--name", help="What to call it here; by default its name in the catalogue, its REF or its file."
+)
 @json_option
 @offline_option
-def pull(ref: str, as_json: bool, offline: bool | None) -> None:
+def pull(ref: str, name: str | None, as_json: bool, offline: bool | None) -> None:
     """Get the model REF.
 
     \b
@@ -46,14 +49,14 @@ def pull(ref: str, as_json: bool, offline: bool | None) -> None:
     An interrupted pull goes on where it stopped. What arrives is checked before it can be used.
     """
     config = load_config(offline=offline)
-    entry = pull_with_progress(config, ref)
+    entry = pull_with_progress(config, ref, name)
     if as_json:
         write_json(dataclasses.asdict(entry))
     else:
         note(f"{printable(entry.name)} is here: {human_size(entry.size_bytes)}, {entry.quantization}")
 
 
-def pull_with_progress(config: Config, ref: str) -> "ModelEntry":
+def pull_with_progress(config: Config, ref: str, name: str | None = None) -> "ModelEntry":
     """Pull and report on stderr. Raises: Refused; KeyboardInterrupt leaves the parts for the next time."""
     from unhosted.node.core.errors import Refused
     from unhosted.node.core.model_ref import PathRef, parse_ref
@@ -62,14 +65,19 @@ def pull_with_progress(config: Config, ref: str) -> "ModelEntry":
     from unhosted.node import app
 
     if isinstance(target, PathRef):
-        return app.model_store(config).adopt(Path(target.path).expanduser()).entry
+        return app.model_store(config).adopt(Path(target.path).expanduser(), name).entry
     if config.offline:
+        from unhosted.node.app_facts import find_installed
+
+        installed = find_installed(app.model_store(config), ref)
+        if installed is not None and name in (None, installed.name):
+            return installed.entry
         raise Refused("offline", f"{ref} must be fetched and offline is on; pull without --offline")
     import trio
 
     with Progress() as progress:
         try:
-            return trio.run(app.pull, config, ref, progress.show).entry
+            return trio.run(app.pull, config, ref, progress.show, name).entry
         except* KeyboardInterrupt:
             note("\nstopped; what has arrived is kept, the same command goes on from there")
             raise

@@ -52,7 +52,10 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What every kind of generation shares. n: how many samples, which share one prefill."""
+    """What every kind of generation shares. n: how many samples, which share one prefill.
+
+    radius: how far the request may go; None means as far as the node's own setting.
+    """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
@@ -62,7 +65,7 @@ class Options:
     ignore_eos: bool = False
     use_prefix_cache: bool = True
     constraint: Constraint | None = None
-    radius: Radius = "trusted"
+    radius: Radius | None = None
     priority: Priority = Priority.OWN
 
 

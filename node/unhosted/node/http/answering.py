@@ -3,9 +3,9 @@
 Nothing here runs per token except one `Reply.delta` and one `send`: no task, no pydantic, no framework.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -13,6 +13,7 @@ from unhosted.node.core.errors import Refused
 from unhosted.node.core.service import AnswerDelta, AnswerStream, Provenance
 from unhosted.node.http.exchange import Exchange, Header, provenance_headers, send_json
 
+T = TypeVar("T")
 Opening = AbstractAsyncContextManager[AnswerStream]
 
 _STREAM_HEADERS: tuple[Header, ...] = (
@@ -66,6 +67,31 @@ async def answer(exchange: Exchange, openings: Sequence[Opening], reply: Reply, 
         nursery.cancel_scope.cancel()
     if run.refused is not None:
         raise run.refused
+
+
+async def unless_gone(exchange: Exchange, work: Callable[[], Awaitable[T]]) -> T | None:
+    """What `work` gives; None, and the work cancelled, when the client leaves before.
+
+    Raises: Refused, from the work.
+    """
+    result: T | None = None
+    refused: Refused | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when_gone, exchange, nursery.cancel_scope)
+        try:
+            result = await work()
+        except Refused as error:
+            refused = error
+        nursery.cancel_scope.cancel()
+    if refused is not None:
+        raise refused
+    return result
+
+
+async def _cancel_when_gone(exchange: Exchange, scope: trio.CancelScope) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 class _Run:

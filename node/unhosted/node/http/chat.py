@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Constraint, Usage
+from unhosted.node.core.inference import Usage
 from unhosted.node.core.service import (
     AnswerDelta,
     ChatRequest,
@@ -32,11 +32,9 @@ from unhosted.node.http.fields import (
     StopStrings,
     allows_parallel,
     check_tools,
-    format_constraint,
-    grammar_constraint,
     model_and_radius,
     options,
-    schema_constraint,
+    output_constraint,
     text_of,
     tool,
 )
@@ -130,7 +128,7 @@ def chat_request(body: ChatBody) -> ChatRequest:
             stop=body.stop,
             logprobs=_logprobs(body),
             n=body.n or 1,
-            constraint=_constraint(body),
+            constraint=output_constraint(body.response_format, body.json_schema, body.grammar),
         ),
     )
 
@@ -141,15 +139,6 @@ def _logprobs(body: ChatBody) -> int | None:
     if body.top_logprobs:
         raise invalid("top_logprobs", "needs logprobs to be true")
     return None
-
-
-def _constraint(body: ChatBody) -> Constraint | None:
-    constraint = format_constraint(body.response_format, "response_format")
-    if body.json_schema is not None:
-        if constraint is not None:
-            raise invalid("json_schema", "cannot be combined with response_format; give one of them")
-        constraint = schema_constraint(body.json_schema, "json_schema")
-    return grammar_constraint(body.grammar, constraint)
 
 
 def _message(message: ChatMessage, field: str) -> Message:

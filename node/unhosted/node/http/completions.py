@@ -21,11 +21,9 @@ from unhosted.node.http.fields import (
     MaxTokens,
     SamplingBody,
     StopStrings,
-    format_constraint,
-    grammar_constraint,
     model_and_radius,
     options,
-    schema_constraint,
+    output_constraint,
 )
 from unhosted.node.http.parsing import invalid, parse
 
@@ -70,9 +68,6 @@ def completion_requests(body: CompletionBody) -> list[CompletionRequest]:
     """One request per prompt. Raises: Refused (invalid_request) naming the field."""
     model, radius = model_and_radius(body.model, body.unhosted)
     prompts = prompts_of(body.prompt, "prompt", at_most=PROMPTS_MAX)
-    constraint = format_constraint(body.response_format, "response_format")
-    if body.json_schema is not None:
-        constraint = schema_constraint(body.json_schema, "json_schema")
     shared = options(
         body,
         radius=radius,
@@ -80,7 +75,7 @@ def completion_requests(body: CompletionBody) -> list[CompletionRequest]:
         stop=body.stop,
         logprobs=body.logprobs,
         n=body.n or 1,
-        constraint=grammar_constraint(body.grammar, constraint),
+        constraint=output_constraint(body.response_format, body.json_schema, body.grammar),
     )
     return [CompletionRequest(model=model, prompt=prompt, options=shared) for prompt in prompts]
 

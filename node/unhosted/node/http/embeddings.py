@@ -3,10 +3,12 @@
 import base64
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from unhosted.node.http.answering import unless_gone
 from unhosted.node.http.completions import TokenIds, prompts_of
 from unhosted.node.http.exchange import Exchange, send_json
 from unhosted.node.http.fields import Extension, model_and_radius
@@ -32,7 +34,9 @@ async def embeddings(exchange: Exchange) -> None:
         )
     model, _ = model_and_radius(body.model, body.unhosted)
     inputs = prompts_of(body.input, "input", at_most=INPUTS_MAX)
-    result = await exchange.node.embed(model, inputs)
+    result = await unless_gone(exchange, partial(exchange.node.embed, model, inputs))
+    if result is None:
+        return
     encode = _base64 if body.encoding_format == "base64" else list
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from unhosted.node.core.inference import Constraint
+from unhosted.node.core.model_ref import REF_CHARS_MAX
 from unhosted.node.core.service import Options, Radius, Tool
 from unhosted.node.http.parsing import Body, invalid, not_supported
 from unhosted.verify.params import SEED_BYTES, ParameterError, SamplingParams
@@ -100,7 +101,7 @@ def seed_bytes(seed: int | None) -> bytes:
 def options(
     body: SamplingBody,
     *,
-    radius: Radius,
+    radius: Radius | None,
     max_tokens: int | None,
     stop: StopStrings,
     stop_field: str = "stop",
@@ -124,17 +125,22 @@ def options(
     )
 
 
-def model_and_radius(model: str, extension: Extension | None) -> tuple[str, Radius]:
-    """The model's name without its radius suffix, and the radius: from the suffix, the body, or `trusted`.
+def model_and_radius(model: str, extension: Extension | None) -> tuple[str, Radius | None]:
+    """The model's name without its radius suffix, and the radius: from the suffix, the body, or None.
 
-    Raises: Refused (invalid_request) for an empty name, or when suffix and body contradict each other.
+    Raises: Refused (invalid_request) for an empty or overlong name, or when suffix and body contradict each
+    other.
     """
     if not model.strip():
         raise invalid("model", "must not be empty; GET /v1/models lists the models that are here")
+    if len(model) > REF_CHARS_MAX:
+        raise invalid(
+            "model", f"{len(model)} characters, at most {REF_CHARS_MAX}; GET /v1/models lists names"
+        )
     name, at, suffix = model.rpartition("@")
     asked = extension.radius if extension else None
     if not at or suffix not in _RADII:
-        return model, asked or "trusted"
+        return model, asked
     named: Radius = suffix  # type: ignore[assignment]  # narrowed by membership in the literal's own values
     if asked is not None and asked != named:
         raise invalid("unhosted.radius", f"{asked} contradicts the model name's @{named}; give one of them")
@@ -181,11 +187,21 @@ def format_constraint(form: Mapping[str, Any] | None, field: str) -> Constraint 
             raise invalid(f"{field}.type", f"{other!r} is not text, json_object or json_schema")
 
 
-def grammar_constraint(grammar: str | None, other: Constraint | None) -> Constraint | None:
-    """llama-server's `grammar` field; it and a response format cannot both rule the output."""
+def output_constraint(
+    form: Mapping[str, Any] | None, schema: Mapping[str, Any] | None, grammar: str | None
+) -> Constraint | None:
+    """OpenAI's response_format, or llama-server's `json_schema` or `grammar`: one rule for the output.
+
+    Raises: Refused (invalid_request) naming the field when two of them are given.
+    """
+    constraint = format_constraint(form, "response_format")
+    if schema is not None:
+        if constraint is not None:
+            raise invalid("json_schema", "cannot be combined with response_format; give one of them")
+        constraint = schema_constraint(schema, "json_schema")
     if not grammar:
-        return other
-    if other is not None:
+        return constraint
+    if constraint is not None:
         raise invalid("grammar", "cannot be combined with a response format or schema; give one of them")
     return Constraint(kind="gbnf", source=grammar)
 

@@ -62,6 +62,7 @@ class Gate:
         headers: Mapping[bytes, bytes] = {name.lower(): value for name, value in scope["headers"]}
         answered = _Answered(send, self._cors(headers))
         started_at = trio.current_time()
+        shown_path = _shown(scope["path"].encode())
         try:
             await self._answer(scope, headers, receive, answered)
         finally:
@@ -69,7 +70,7 @@ class Gate:
             log.info(
                 "request method=%s path=%s status=%s ms=%d",
                 scope["method"],
-                _shown(scope["path"].encode()),
+                shown_path,
                 answered.status or "none",
                 (trio.current_time() - started_at) * 1000,
             )
@@ -93,7 +94,8 @@ class Gate:
             # A fault in one request: it gets its 500, the others go on. The log shows where, but not the
             # exception's own words, which may quote a prompt.
             where = "".join(_frames(error))
-            log.error("request_failed path=%s error=%s\n%s", scope["path"], type(error).__name__, where)
+            path = _shown(scope["path"].encode())
+            log.error("request_failed path=%s error=%s\n%s", path, type(error).__name__, where)
             message = "an unexpected error on this node; its log says where"
             fault = Fault(status=500, code="internal_error", message=message)
             await self._refuse(scope, receive, answered, fault)
@@ -104,7 +106,9 @@ class Gate:
         origin = headers.get(b"origin")
         if origin is not None and not self._is_allowed_origin(origin, headers):
             raise Rejected(
-                403, "origin_refused", f"pages of {_shown(origin)} may not call this node; see `origins`"
+                403,
+                "origin_refused",
+                f"pages of {_shown(origin)} may not call this node; add it to the setting allowed_origins",
             )
         path = scope["path"]
         if not settings.is_loopback and path != "/health" and not self._has_key(headers):
@@ -130,7 +134,9 @@ class Gate:
         if not settings.is_loopback and is_address(host):
             return
         raise Rejected(
-            403, "host_refused", f"{_shown(host.encode())} is not a name of this node; see `hosts`"
+            403,
+            "host_refused",
+            f"{_shown(host.encode())!r} is no name of this node; add it to the setting allowed_hosts",
         )
 
     def _is_allowed_origin(self, origin: bytes, headers: Mapping[bytes, bytes]) -> bool:
@@ -175,7 +181,8 @@ class Gate:
     async def _admit(
         self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        if self._requests >= self._settings.requests_max:
+        # A busy node is alive: who restarts nodes that are not must hear so.
+        if self._requests >= self._settings.requests_max and scope["path"] != "/health":
             raise _overloaded(f"{self._requests} requests are under way, which is this node's limit")
         self._requests += 1
         read = 0

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from unhosted.node.core.service import ChatRequest, Message, Tool, ToolCall, ToolChoice
-from unhosted.node.http.answering import answer
+from unhosted.node.http.answering import answer, unless_gone
 from unhosted.node.http.exchange import Exchange, send_json
 from unhosted.node.http.fields import (
     SamplingBody,
@@ -65,7 +66,9 @@ async def messages(exchange: Exchange) -> None:
 async def count_tokens(exchange: Exchange) -> None:
     body = parse(CountBody, exchange.body)
     request = _request(body, max_tokens=None, stop=None, form=None)
-    await send_json(exchange.send, {"input_tokens": await exchange.node.count_tokens(request)})
+    count = await unless_gone(exchange, partial(exchange.node.count_tokens, request))
+    if count is not None:
+        await send_json(exchange.send, {"input_tokens": count})
 
 
 def _request(body: CountBody, *, max_tokens: int | None, stop: list[str] | None, form: object) -> ChatRequest:

@@ -133,8 +133,19 @@ class _Server:
         self._has_fault.set()
 
 
+async def _stay(request: object) -> None:
+    """In place of Hypercorn's look for HTTP/2, which speaks it without TLS as well."""
+
+
 class _Connection(TCPServer):
-    """Hypercorn's connection, with a limit to the time that one send may take."""
+    """Hypercorn's connection, with a limit to the time that one send may take, and HTTP/1.1 alone.
+
+    In HTTP/2 a client could keep a slot by never widening its window: no send would be under way.
+    """
+
+    async def _read_data(self) -> None:
+        cast(Any, self.protocol.protocol)._check_protocol = _stay
+        await super()._read_data()
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):

@@ -81,6 +81,10 @@ class Metrics:
                 rest_s = duration_s - first_token_s
                 self._per_token.labels(model, ring).observe(rest_s / (completion_tokens - 1))
 
+    def refused(self, *, model: str, ring: str, code: str) -> None:
+        """Record a request that was not accepted: it has no duration worth a place among the others'."""
+        self._requests.labels(model, ring, code).inc()
+
     def render(self) -> str:
         """The text for a scrape."""
         return generate_latest(self._registry).decode()

@@ -110,9 +110,9 @@ def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list
             answers += encode(admitted)
         if answers:
             connection.sendall(answers)
-        step = loop.run_step()
-        if step is not None:
-            connection.sendall(encode(step))
+        for said in (loop.run_step(), loop.run_embedding_step()):
+            if said is not None:
+                connection.sendall(encode(said))
         if loop.is_idle:
             loop.check_integrity()
             messages = _receive(connection, decoder, wait=True)

@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from operator import add
 from typing import Any, Literal
@@ -93,11 +93,13 @@ class EngineHost:
     async def open_stream(self, request: GenerateRequest) -> AsyncIterator[Stream]:
         """See `Engines.open_stream`."""
         self._check_alive()
+        # What cannot be sent is refused here, to whom it belongs, and not to the task that sends it later.
+        encode(pack_request(request))
         stream = Stream(request)
         self._streams[request.request_id] = stream
         self._unsent.append(stream)
-        self._submit_next()
         try:
+            self._submit_next()
             await stream.wait_accepted()
             yield stream
         finally:
@@ -112,12 +114,15 @@ class EngineHost:
         """Ask the child for one value: tokenize or embed; asked again if the child dies once."""
         self._check_alive()
         call = Call([kind, f"call-{next(self._call_ids)}", *parts])
+        encode(call.message)
         self._calls[call.message[1]] = call
-        self._send(call.message)
         try:
+            self._send(call.message)
             return await call.wait()
         finally:
             del self._calls[call.message[1]]
+            if not call.finished:
+                self._send(["cancel", call.message[1]])
             self._note_idle()
 
     def close(self) -> None:
@@ -132,33 +137,42 @@ class EngineHost:
         Ends without an error when a child dies while nobody needs it: the next request loads it anew.
         Raises: Refused (engine_failed) if no child could load the model.
         """
-        failed_starts = 0
-        with self._scope:
-            while True:
-                started_at = trio.current_time()
-                served = await self._one_child(task_status)
-                failed_starts = 0 if served else failed_starts + 1
-                if self._failure is None and failed_starts >= FAILED_STARTS_MAX:
-                    self._failure = self._gave_up(failed_starts)
-                if self._failure is not None or (served and not self.is_busy):
-                    break
-                self.restarts += 1
-                self.state = "restarting"
-                self._after_crash()
-                if trio.current_time() - started_at < SHORT_LIFE_S:
-                    await trio.sleep(RESTART_PAUSE_S)
-        self.state = "closed"
-        failure = self._failure or Refused("engine_failed", f"{self.model} was unloaded while it answered")
-        for waiting in self._waiting():
-            waiting.refuse(failure)
+        try:
+            with self._scope:
+                await self._keep_children(task_status)
+        finally:  # also when the node ends: nobody may wait for a child that is gone
+            self.state = "closed"
+            failure = self._failure or Refused(
+                "engine_failed", f"{self.model} was unloaded while it answered; ask again", retry_after_s=1
+            )
+            for waiting in self._waiting():
+                if not waiting.finished:
+                    waiting.refuse(failure)
         if not self._announced:
             raise failure
+
+    async def _keep_children(self, task_status: trio.TaskStatus[None]) -> None:
+        failed_starts = 0
+        while True:
+            started_at = trio.current_time()
+            served = await self._one_child(task_status)
+            failed_starts = 0 if served else failed_starts + 1
+            if self._failure is None and failed_starts >= FAILED_STARTS_MAX:
+                self._failure = self._gave_up(failed_starts)
+            if self._failure is not None or (served and not self.is_busy):
+                return
+            self.restarts += 1
+            self.state = "restarting"
+            self._after_crash()
+            if trio.current_time() - started_at < SHORT_LIFE_S:
+                await trio.sleep(RESTART_PAUSE_S)
 
     async def _one_child(self, task_status: trio.TaskStatus[None]) -> bool:
         """One child from start to end; gives whether it ever served."""
         ours, theirs = socket.socketpair()
         connection = trio.socket.from_stdlib_socket(ours)
         self._outgoing.clear()
+        self._last_words.clear()
         try:
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-m", self._module, str(theirs.fileno())],
@@ -169,6 +183,12 @@ class EngineHost:
                 env=self._environment,
                 start_new_session=True,  # the terminal's Ctrl-C is for the node to handle
             )
+        except BaseException as fault:
+            connection.close()
+            if not isinstance(fault, OSError):
+                raise
+            self._last_words.append(f"its process could not be started: {fault}")  # short of memory, often
+            return False
         finally:
             theirs.close()
         try:
@@ -217,7 +237,7 @@ class EngineHost:
                     case ["admitted", _, admitted]:
                         for request_id in admitted:
                             if request_id in self._streams:
-                                self._streams[request_id].admitted = True
+                                self._streams[request_id].exposed = True
                     case ["ready", _, facts]:
                         served = True
                         self._on_ready(facts)
@@ -237,12 +257,13 @@ class EngineHost:
         self.pid, self.sandbox, self.library = facts["pid"], facts["sandbox"], facts["library"]
         self.threads = facts["threads"]
         self.state = "ready"
+        self._note_idle()
         running = [stream for stream in self._streams.values() if not stream.finished]
         self._unsent = deque(sorted(running, key=lambda stream: -stream.blame))
         self._suspect = None
-        self._submit_next()
-        for call in self._calls.values():
+        for call in self._calls.values():  # first: a suspect that kills the child then takes fewer with it
             self._send(call.message)
+        self._submit_next()
 
     def _on_step(self, deltas: list[Any], failures: list[Message]) -> None:
         for parts in deltas:
@@ -315,9 +336,9 @@ class EngineHost:
             if stream.finished:
                 continue
             self._suspect = stream if stream.blame else None
-            parts = pack_request(stream.request)
-            parts[-1] = list(stream.delivered)
-            self._send(["submit", stream.request.request_id, parts])
+            stream.exposed = True
+            request = replace(stream.request, resume_ids=tuple(stream.delivered))
+            self._send(["submit", request.request_id, pack_request(request)])
 
     def _send(self, message: Message) -> None:
         """Queued even while nobody listens would pile up: a child that comes up is told everything anew."""

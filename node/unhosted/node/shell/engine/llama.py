@@ -16,7 +16,8 @@ GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 PIECE_BYTES = 64
 """Nearly every token spells fewer bytes; a longer one is asked for again with its own length."""
 
-
+META_BYTES = 256
+"""Names, numbers and flags of a header; longer values are not asked for."""
 LOGITS_VIEWS_MAX = 64
 """One for each number of slots that generate together; a view is a few hundred bytes."""
 
@@ -50,9 +51,15 @@ class Model:
             self._end_ids = frozenset(i for i in range(self.n_vocab) if is_end(self.vocab, i))
         return self._end_ids
 
-    @property
-    def has_decoder(self) -> bool:
-        return bool(self.L.llama_model_has_decoder(self.ptr))
+    def header(self, field: str) -> str | None:
+        """A field of the file's header by its name after the architecture's, as text; None if absent."""
+        architecture = self._meta("general.architecture")
+        return self._meta(f"{architecture}.{field}")
+
+    def _meta(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(META_BYTES)
+        size = int(self.L.llama_model_meta_val_str(self.ptr, key.encode(), buffer, META_BYTES))
+        return None if size < 0 else buffer.value.decode("utf-8", "replace")
 
     @property
     def keeps_every_cell(self) -> bool:
@@ -141,6 +148,7 @@ class Context:
         split: bool = True,
         embeddings: bool = False,
     ) -> None:
+        """embeddings: one vector for each output token, whatever pooling the model's file asks for."""
         L = self.L = model.L
         params = L.llama_context_default_params()
         params.n_ctx = context_tokens
@@ -151,6 +159,8 @@ class Context:
         params.flash_attn_type = 1 if kv_type != "f16" else -1
         params.kv_unified = not split
         params.embeddings = embeddings
+        if embeddings:
+            params.pooling_type = L.LLAMA_POOLING_TYPE_NONE
         params.swa_full = True  # a sliding window alone could not give back a prefix
         params.no_perf = True
         self.model = model
@@ -160,11 +170,12 @@ class Context:
                 f"llama.cpp could not make a context of {context_tokens} tokens for {sequences} sequences"
             )
         self.memory = L.llama_get_memory(self.ptr)
-        self.pooling = int(L.llama_pooling_type(self.ptr))
         self.cells_per_sequence = int(L.llama_n_ctx(self.ptr)) // (sequences if split else 1)
         self.batch_tokens = int(L.llama_n_batch(self.ptr))
         self.batch = Batch(L, self.batch_tokens)
         self._logits_address = _address_getter(L.llama_get_logits)
+        self._embeddings_address = _address_getter(L.llama_get_embeddings)
+        self.width = int(L.llama_model_n_embd(model.ptr))
         self._logits_views: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def decode(self, tokens: int) -> int:
@@ -189,6 +200,14 @@ class Context:
             view = np.ctypeslib.as_array(floats).reshape(rows, self.model.n_vocab)
             self._logits_views[address, rows] = view
         return view
+
+    def embeddings(self, rows: int) -> NDArray[np.float32]:
+        """(rows, n_embd) view of llama.cpp's memory, in the outputs' batch order; until the next decode."""
+        address = self._embeddings_address(self.ptr)
+        if address is None:
+            raise EngineError("llama.cpp has no embeddings for this batch")
+        floats = (ctypes.c_float * (rows * self.width)).from_address(address)
+        return np.ctypeslib.as_array(floats).reshape(rows, self.width)
 
     def keep_cells(self, sequence: int, tokens: int) -> bool:
         """Drop everything from position `tokens` on; False when the model's memory cannot."""

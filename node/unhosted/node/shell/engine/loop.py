@@ -1,16 +1,16 @@
 """The engine's loop in a model's process: messages in, one step at a time, one message out per step.
 
 It joins the pure scheduler, the runner and the sequences; the process around it (`child.py`) only moves
-bytes. A fake runner drives it in tests.
+bytes.
 
-Messages in: submit [id, request], cancel [id], tokenize [call, text, add_special],
+Messages in: submit [id, request], cancel [id or call], tokenize [call, text, add_special],
 embed [call, inputs].
 Messages out: accepted [id, prompt tokens], refused [id, code, message, field, retry_after_s, details],
 admitted [ids], step [[delta…], [refused…], [slots busy, queued, counters…]], reply [call, value].
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from unhosted.node.core.scheduler import Scheduler
 from unhosted.node.shell.engine.runner import Runner
 from unhosted.node.shell.engine.sequence import AcceptingMask, Sequence, Vocabulary
 from unhosted.node.shell.engine.wire import Message, pack_delta, unpack_request
-from unhosted.verify.sampler import SamplerError
+from unhosted.verify.sampler import DeadEnd, SamplerError
 
 MaskMaker = Callable[[Constraint], AcceptingMask]
-Embedder = Callable[[list[list[int]]], NDArray[np.float32]]
+EmbeddingSteps = Generator[None, None, NDArray[np.float32]]
+"""One batch through the model at each step; the vectors, (inputs, n_embd), are its value at the end."""
+Embedder = Callable[[list[list[int]]], EmbeddingSteps]
 
 
 class EngineLoop:
@@ -47,6 +49,7 @@ class EngineLoop:
         self._make_mask = make_mask
         self._embed = embed
         self._sequences: dict[str, Sequence] = {}
+        self._embeddings: dict[str, tuple[int, EmbeddingSteps]] = {}  # one a call; the node bounds its calls
         self._plan: Plan | None = None
         self._steps = 0
         self._tokens_in = 0
@@ -55,7 +58,7 @@ class EngineLoop:
 
     @property
     def is_idle(self) -> bool:
-        return self._scheduler.is_idle
+        return self._scheduler.is_idle and not self._embeddings
 
     def check_integrity(self) -> None:
         """To be called when idle: a leak shows here, not after a week."""
@@ -72,11 +75,13 @@ class EngineLoop:
                     return [["accepted", request_id, self._submit(request_id, parts[0])]]
                 case "cancel":
                     self._cancel(request_id)
+                    self._embeddings.pop(request_id, None)
                     return []
                 case "tokenize":
                     return [["reply", request_id, self._vocabulary.tokenize(parts[0], add_special=parts[1])]]
                 case "embed":
-                    return [["reply", request_id, self._embed_inputs(parts[0])]]
+                    self._start_embedding(request_id, parts[0])
+                    return []
                 case _:
                     raise RuntimeError(f"unknown message {kind!r}")
         except Refused as refusal:
@@ -119,6 +124,23 @@ class EngineLoop:
             self._state(),
         ]
 
+    def run_embedding_step(self) -> Message | None:
+        """One batch for the embedding that came first, between two steps of those who generate: thousands of
+        texts take minutes, and neither may wait for the other that long."""
+        if not self._embeddings:
+            return None
+        call_id, (tokens, steps) = next(iter(self._embeddings.items()))
+        try:
+            next(steps)
+        except StopIteration as done:
+            answer = ["reply", call_id, [[vector.tolist() for vector in done.value], tokens]]
+        except Refused as refusal:
+            answer = refusal_message(call_id, refusal)
+        else:
+            return None
+        del self._embeddings[call_id]
+        return answer
+
     def _draw(
         self, plan: Plan, logits: NDArray[np.float32]
     ) -> tuple[list[Drawn], dict[str, Delta], list[Message]]:
@@ -132,9 +154,8 @@ class EngineLoop:
             sequence = self._sequences[feed.job_id]
             try:
                 token_id, ended, delta = sequence.draw(logits[row])
-            except SamplerError as fault:
-                # The model gave no usable logits, or its grammar has no way on: this request alone ends.
-                refusal = Refused("engine_failed", f"no token could be drawn: {fault}")
+            except SamplerError as fault:  # this request alone ends
+                refusal = _no_token(fault)
                 failures.append(refusal_message(feed.job_id, refusal))
                 self._cancel(feed.job_id)
             else:
@@ -190,7 +211,7 @@ class EngineLoop:
                     field=field,
                 )
 
-    def _embed_inputs(self, inputs: list[Any]) -> list[Any]:
+    def _start_embedding(self, call_id: str, inputs: list[Any]) -> None:
         ids: list[list[int]] = []
         for one in inputs:
             if isinstance(one, str):
@@ -198,8 +219,7 @@ class EngineLoop:
             else:
                 self._check_ids("input", one)
                 ids.append(list(one))
-        vectors = self._embed(ids)
-        return [[vector.tolist() for vector in vectors], sum(len(one) for one in ids)]
+        self._embeddings[call_id] = sum(len(one) for one in ids), self._embed(ids)
 
     def _cancel(self, request_id: str) -> None:
         sequence = self._sequences.pop(request_id, None)
@@ -219,6 +239,16 @@ class EngineLoop:
             self._runner.python_cpu_ns,
             self._process_cpu_ns,
         ]
+
+
+def _no_token(fault: SamplerError) -> Refused:
+    if isinstance(fault, DeadEnd):
+        return Refused(
+            "invalid_request",
+            f"no token could be drawn: {fault}; let the grammar end there, or go on",
+            field="grammar",
+        )
+    return Refused("engine_failed", f"no token could be drawn: {fault}; the model's file may be damaged")
 
 
 def refusal_message(request_id: str, refusal: Refused) -> Message:

@@ -66,7 +66,7 @@ class EngineManager:
 
     @asynccontextmanager
     async def open_stream(self, model: str, request: GenerateRequest) -> AsyncIterator[AsyncIterator[Delta]]:
-        host = await self._host(model)
+        host = await self._host(model, generates=True)
         async with host.open_stream(request) as stream:
             yield stream
 
@@ -102,20 +102,29 @@ class EngineManager:
 
     # ---- loading
 
-    async def _host(self, model: str) -> EngineHost:
+    async def _host(self, model: str, *, generates: bool = False) -> EngineHost:
         installed = await trio.to_thread.run_sync(self._resolve, model)
-        entry = self._entries.get(installed.name)
-        if entry is not None and entry.host.state == "closed":
-            del self._entries[installed.name]
-            entry = None
-        if entry is None:
-            entry = self._reserve(installed)
-            assert self._nursery is not None, "EngineManager.run is not running"
-            self._nursery.start_soon(self._run_host, entry)
-        await entry.ready.wait()
-        if entry.refusal is not None:
-            raise entry.refusal
-        return entry.host
+        if generates and not installed.header.causal:
+            raise Refused(
+                "not_supported",
+                f"{installed.name} is an encoder: it embeds texts (/v1/embeddings) and writes none; choose "
+                "another model",
+                field="model",
+            )
+        while True:
+            entry = self._entries.get(installed.name)
+            if entry is not None and entry.host.state == "closed":
+                del self._entries[installed.name]
+                entry = None
+            if entry is None:
+                entry = self._reserve(installed)
+                assert self._nursery is not None, "EngineManager.run is not running"
+                self._nursery.start_soon(self._run_host, entry)
+            await entry.ready.wait()
+            if entry.refusal is not None:
+                raise entry.refusal
+            if self._entries.get(installed.name) is entry:  # else it was unloaded at this very moment
+                return entry.host
 
     async def _run_host(self, entry: _Entry) -> None:
         name = entry.host.model
@@ -167,10 +176,16 @@ class EngineManager:
         if self._settings.memory_budget_bytes:
             return self._settings.memory_budget_bytes
         loaded = sum(entry.bytes_estimated for entry in self._entries.values())
-        return automatic_budget_bytes(self._memory_available(), loaded)
+        # The kernel counts a mapped file's weights as available, loaded or not: the machine's size bounds
+        # what would come of counting them twice.
+        budget = automatic_budget_bytes(self._memory_available(), loaded)
+        return min(budget, automatic_budget_bytes(total_bytes(), 0))
 
     def _make_room(self, model: str, needed: int, budget: int) -> None:
         used = sum(entry.bytes_estimated for entry in self._entries.values())
+        if not self._settings.memory_budget_bytes:
+            # What is still loading has hardly begun to take its memory: it is in the automatic budget twice.
+            used += sum(e.bytes_estimated for e in self._entries.values() if e.host.state == "loading")
         idle = [e for e in self._entries.values() if not e.host.is_busy and e.host.state == "ready"]
         idle.sort(key=lambda entry: entry.host.idle_since)
         while used + needed > budget and idle:
@@ -181,10 +196,10 @@ class EngineManager:
         if used + needed > budget:
             raise Refused(
                 "overloaded",
-                f"{model} needs {needed} bytes of memory; {budget - used} of {budget} are free of models "
-                "that are answering now; try again when they are done",
+                f"{model} needs {needed} bytes of memory; {max(0, budget - used)} of {budget} are free of "
+                "models that are loading or answering now; try again when they are done",
                 retry_after_s=5,
-                details={"bytes_needed": needed, "bytes_present": budget - used},
+                details={"bytes_needed": needed, "bytes_present": max(0, budget - used)},
             )
 
     def _drop(self, entry: _Entry) -> None:

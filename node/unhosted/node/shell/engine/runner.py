@@ -1,25 +1,27 @@
 """Executes the scheduler's plans on llama.cpp, and embeds texts. As thin as it can be: no decisions here."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unhosted.node.core.batching import CopyCells, Plan
-from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.errors import Refused
 from unhosted.node.core.thread_choice import ThreadChoice
 from unhosted.node.shell.engine.llama import Context, EngineError, Model
 
 EMBEDDING_SEQUENCES_MAX = 16
 """Texts per embedding batch; more would not make a CPU faster, and each reserves state."""
 EMBEDDING_TOKENS_MAX = 8192
-"""An embedding batch is one ubatch, whose buffers grow with its square in some models."""
+"""An encoder's batch is one ubatch, whose buffers grow with its square in some models."""
+POOLING_MEAN, POOLING_FIRST, POOLING_LAST = 1, 2, 3
+"""llama.cpp's numbers. A model that names none gets the mean; the fourth, ranking, is no embedding."""
 
 
 class Runner(Protocol):
-    """What the engine's loop needs of an engine; a fake one drives the loop in tests."""
+    """What the engine's loop needs of an engine to generate."""
 
     decode_ns: int
     python_cpu_ns: int
@@ -28,8 +30,6 @@ class Runner(Protocol):
         """Run one step. Gives (draws, n_vocab) logits in the order of the plan's drawing feeds, or None
         when there was no space: then nothing changed. Raises EngineError when the step failed."""
         ...
-
-    def clear(self) -> None: ...
 
 
 class LlamaRunner:
@@ -119,13 +119,17 @@ class LlamaRunner:
         self._thread_choice.observe(tokens, threads, ended_ns - started_ns, ended_ns)
         return code
 
-    def clear(self) -> None:
-        self._context.clear()
+    def embed(self, inputs: Sequence[Sequence[int]]) -> Generator[None, None, NDArray[np.float32]]:
+        """(inputs, n_embd) vectors, L2-normalised, as the generator's value; one batch at each step.
 
-    def embed(self, inputs: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """(inputs, n_embd) vectors, L2-normalised. Raises Refused when an input is too long."""
-        context = self._embedding_context()
-        limit = context.batch_tokens
+        Raises: Refused if an input is too long, or the model scores texts instead of embedding them.
+        """
+        pooling = int(self.model.header("pooling_type") or 0) or POOLING_MEAN
+        if pooling not in (POOLING_MEAN, POOLING_FIRST, POOLING_LAST):
+            raise Refused(
+                "not_supported", "this model ranks texts and gives no vectors; use an embedding model"
+            )
+        limit = self._embedding_tokens
         for index, tokens in enumerate(inputs):
             if not 0 < len(tokens) <= limit:
                 raise Refused(
@@ -134,66 +138,74 @@ class LlamaRunner:
                     field="input",
                     details={"prompt_tokens": len(tokens), "context_tokens": limit},
                 )
-        vectors: list[NDArray[np.float32]] = []
+        context = self._embedding_context()
+        vectors: list[NDArray[np.float64]] = []
         group: list[Sequence[int]] = []
         size = 0
         for tokens in inputs:
-            if group and (size + len(tokens) > limit or len(group) >= EMBEDDING_SEQUENCES_MAX):
-                vectors += self._embed_group(context, group)
+            if size + len(tokens) > limit or len(group) >= EMBEDDING_SEQUENCES_MAX:
+                vectors.append((yield from _embed_group(context, group, pooling)))
                 group, size = [], 0
             group.append(tokens)
             size += len(tokens)
-        if group:
-            vectors += self._embed_group(context, group)
-        stacked = np.stack(vectors)
+        vectors.append((yield from _embed_group(context, group, pooling)))
+        stacked = np.concatenate(vectors)
         norms = np.linalg.norm(stacked, axis=1, keepdims=True)
         return np.asarray(stacked / np.where(norms > 0, norms, 1), np.float32)
 
+    @property
+    def _embedding_tokens(self) -> int:
+        return min(self.model.context_tokens_trained, EMBEDDING_TOKENS_MAX)
+
     def _embedding_context(self) -> Context:
         if self._embedder is None:
-            tokens = min(self.model.context_tokens_trained, EMBEDDING_TOKENS_MAX)
+            tokens = self._embedding_tokens
+            # An encoder must see a text at once. Others read it in pieces: llama.cpp computes the logits of
+            # every row, and a row of 262,144 takes 2 MiB.
+            is_encoder = self.model.header("attention.causal") == "false"
+            piece = tokens if is_encoder else min(tokens, self.ubatch_tokens)
             self._embedder = Context(
                 self.model,
                 context_tokens=tokens,
                 sequences=EMBEDDING_SEQUENCES_MAX,
-                batch_tokens=tokens,
-                ubatch_tokens=tokens,
+                batch_tokens=piece,
+                ubatch_tokens=piece,
                 threads=self.threads,
                 split=False,
                 embeddings=True,
             )
         return self._embedder
 
-    def _embed_group(self, context: Context, group: list[Sequence[int]]) -> list[NDArray[np.float32]]:
-        L, batch, count = context.L, context.batch, 0
-        ends: list[int] = []
-        for index, tokens in enumerate(group):
-            stop = count + len(tokens)
-            batch.token[count:stop] = tokens
-            batch.position[count:stop] = np.arange(len(tokens), dtype=np.int32)
-            batch.sequence[count:stop] = index
-            batch.output[count:stop] = 1
-            ends.append(stop)
-            count = stop
-        context.clear()
+
+def _embed_group(
+    context: Context, group: list[Sequence[int]], pooling: int
+) -> Generator[None, None, NDArray[np.float64]]:
+    """(texts, n_embd) vectors of some length, of texts that fit the context together."""
+    sizes = [len(tokens) for tokens in group]
+    token_ids = np.concatenate([np.asarray(tokens, np.int32) for tokens in group])
+    positions = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+    owners = np.repeat(np.arange(len(group), dtype=np.int32), sizes)
+    is_used = np.ones(len(token_ids), np.bool_)
+    if pooling == POOLING_FIRST:
+        is_used = positions == 0
+    elif pooling == POOLING_LAST:
+        is_used = positions == np.repeat(sizes, sizes) - 1
+    vectors = np.zeros((len(group), context.width), np.float64)
+    context.clear()
+    batch = context.batch
+    for start in range(0, len(token_ids), context.batch_tokens):
+        piece = slice(start, start + context.batch_tokens)
+        count = len(token_ids[piece])
+        batch.token[:count] = token_ids[piece]
+        batch.position[:count] = positions[piece]
+        batch.sequence[:count] = owners[piece]
+        batch.output[:count] = 1
         code = context.decode(count)
         if code != 0:
-            raise EngineError(f"llama_decode answered {code} for {len(group)} inputs of {count} tokens")
-        width = int(L.llama_model_n_embd(self.model.ptr))
-        result: list[NDArray[np.float32]] = []
-        start = 0
-        for index, stop in enumerate(ends):
-            if context.pooling > 0:
-                pointer = L.llama_get_embeddings_seq(context.ptr, index)
-                vector = np.array(np.ctypeslib.as_array(pointer, shape=(width,)), np.float32)
-            else:  # the model names no pooling: the mean of its token vectors
-                rows = [
-                    np.ctypeslib.as_array(L.llama_get_embeddings_ith(context.ptr, i), shape=(width,))
-                    for i in range(start, stop)
-                ]
-                vector = np.asarray(np.mean(rows, axis=0), np.float32)
-            result.append(vector)
-            start = stop
-        if len(result) != len(group):
-            raise LocalFault(f"{len(result)} vectors for {len(group)} inputs")
-        return result
+            raise EngineError(
+                f"llama_decode answered {code} for a piece of {count} tokens of {len(group)} inputs"
+            )
+        used = is_used[piece]
+        np.add.at(vectors, owners[piece][used], context.embeddings(count)[used])
+        yield
+    return vectors

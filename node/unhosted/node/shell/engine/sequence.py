@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unhosted.node.core.batching import Job
+from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import Delta, FinishReason, GenerateRequest, TokenLogprob, Usage
 from unhosted.node.core.text import TextAssembler
 from unhosted.verify.history import History
@@ -52,10 +53,14 @@ class Sequence:
         self._vocabulary = vocabulary
         self._sampler = Sampler(request.sampling, request_key(LOCAL_CORE_HASH, request.sampling.seed))
         self._history = History(request.sampling, job.prompt)
-        self._mask = make_mask()
         self._text = TextAssembler(request.stop)
-        for token_id in request.resume_ids:
-            self._follow(token_id)
+        self._mask = make_mask()  # last of all that may refuse: it holds memory of the library's
+        try:
+            for token_id in request.resume_ids:
+                self._follow(token_id)
+        except Refused:
+            self.close()
+            raise
 
     def draw(self, row: NDArray[np.float32]) -> tuple[int, bool, Delta]:
         """The next token, whether it ends the output, and what it adds. row: (n_vocab,), only read."""

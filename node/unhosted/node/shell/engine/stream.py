@@ -18,13 +18,17 @@ that was killed died of something else, unless it is the kernel that kills each 
 
 
 class Stream:
-    """The deltas of one request; also what is known of it if the child dies. Made by `EngineHost`."""
+    """The deltas of one request; also what is known of it if the child dies. Made by `EngineHost`.
+
+    exposed: the child may be dying of this request: it reads it (a prompt or a grammar can kill the library,
+    too) or runs it. One that waits in the child's queue is not.
+    """
 
     def __init__(self, request: GenerateRequest) -> None:
         self.request = request
         self.prompt_tokens: int | None = None
         self.delivered: list[int] = list(request.resume_ids)
-        self.admitted = False
+        self.exposed = False
         self.progressed = False
         self.blame = 0
         self.finished = False
@@ -34,6 +38,7 @@ class Stream:
 
     def accept(self, prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
+        self.exposed = False
         self._notify()
 
     def refuse(self, refusal: Refused) -> None:
@@ -49,9 +54,9 @@ class Stream:
 
     def crashed(self, blame: int) -> bool:
         """The child died; gives whether this request may go on with the next one."""
-        if self.admitted:
+        if self.exposed:
             self.blame = blame if self.progressed else self.blame + blame
-        self.admitted = self.progressed = False
+        self.exposed = self.progressed = False
         return self.blame < BLAME_MAX
 
     async def wait_accepted(self) -> None:

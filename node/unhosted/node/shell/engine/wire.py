@@ -9,7 +9,7 @@ from typing import Any
 
 import cbor2
 
-from unhosted.node.core.errors import LocalFault
+from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.inference import (
     Constraint,
     Delta,
@@ -28,7 +28,15 @@ Message = list[Any]
 
 
 def encode(message: Message) -> bytes:
-    body = cbor2.dumps(message)
+    """Raises: Refused (invalid_request) for a text that is not Unicode; LocalFault above the bound."""
+    try:
+        body = cbor2.dumps(message)
+    except UnicodeEncodeError as fault:
+        raise Refused(
+            "invalid_request",
+            f"half a surrogate pair stands in a text of the request, at character {fault.start}: send the "
+            "whole character, or leave it out",
+        ) from None
     if len(body) > MESSAGE_BYTES_MAX:
         raise LocalFault(f"a message of {len(body)} bytes is above {MESSAGE_BYTES_MAX}")
     return _HEADER.pack(len(body)) + body

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import trio
 
@@ -47,7 +48,8 @@ FILE_BYTES_MAX = 4 << 40
 RESTARTS_MAX = 2
 """A file that changes under a download twice is not going to stand still."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,19}")
 
 
 class _ContentChanged(Exception):
@@ -142,7 +144,7 @@ def _read_probe(opened: Opened) -> _Probe:
         found = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
         if found and found[3] != "*":
             size_bytes = int(found[3])
-    elif headers.get("content-length", "").isdigit():
+    elif _LENGTH.fullmatch(headers.get("content-length", "")):
         size_bytes = int(headers["content-length"])
     return _Probe(
         size_bytes=size_bytes,
@@ -228,7 +230,7 @@ class _Ranges:
         """Write what one request gives of a span, which shrinks as its bytes are written."""
         direct = self._direct_url
         headers = {"range": f"bytes={span.at}-{span.end - 1}"}
-        if direct is None:
+        if direct is None or urlsplit(direct).netloc == urlsplit(self._remote.url).netloc:
             headers |= self._remote.headers
         if self._etag is not None and self._remote.sha256 is None:
             headers["if-range"] = self._etag

@@ -58,10 +58,11 @@ def _ollama_roots(home: Path, environ: Mapping[str, str]) -> list[Path]:
 def _ollama(home: Path, environ: Mapping[str, str]) -> Iterator[ForeignModel]:
     for root in _ollama_roots(home, environ):
         for path in _walk(root / "manifests"):
-            registry, *middle, model, tag = path.relative_to(root / "manifests").parts[-4:] or ("", "", "")
+            parts = path.relative_to(root / "manifests").parts[-4:]
             digest = _ollama_digest(path)
-            if digest is None:
-                continue
+            if digest is None or len(parts) < 3:
+                continue  # a desktop's own litter, or a layout not known here
+            registry, *middle, model, tag = parts
             blob = root / "blobs" / digest.replace(":", "-")
             size = _gguf_size(blob)
             if size is not None:

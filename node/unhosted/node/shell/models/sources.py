@@ -219,11 +219,13 @@ def _parse_index(body: bytes, base_url: str, content_type: str) -> list[_IndexFi
         return _parse_json_index(body, base_url)
     page = _IndexPage()
     page.feed(body.decode("utf-8", "replace"))
-    return [_html_file(urljoin(base_url, href)) for href in page.hrefs]
+    try:
+        return [_html_file(urljoin(base_url, href)) for href in page.hrefs]
+    except ValueError as error:
+        raise Refused("download_failed", f"{public(base_url)} has a link that is no URL: {error}.") from error
 
 
 def _parse_json_index(body: bytes, base_url: str) -> list[_IndexFile]:
-
     files = []
     try:
         for entry in json.loads(body)["files"]:

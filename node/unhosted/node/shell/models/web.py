@@ -94,9 +94,9 @@ async def open_url(
         opened = await _follow(client, url, headers)
     except httpx.TransportError as error:
         raise Passing(f"{public(url)}: {_transport(error)}") from error
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, ValueError) as error:  # ValueError: a redirect to what is no URL
         raise Refused(
-            "download_failed", f"{public(url)} is no address that can be asked: {error}."
+            "download_failed", f"{public(url)} leads to no address that can be asked: {error}."
         ) from error
     try:
         _check_status(opened, is_link=is_link or opened.url != url)
@@ -242,9 +242,9 @@ def _check_status(opened: Opened, *, is_link: bool) -> None:
 def _retry_after_s(text: str | None) -> float | None:
     if text is None:
         return None
-    if text.strip().isdigit():
-        return float(text)
     try:
+        if text.strip().isdecimal():
+            return float(text)
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
