@@ -76,7 +76,7 @@ class EngineLoop:
                 case "cancel":
                     self._cancel(request_id)
                     self._embeddings.pop(request_id, None)
-                    return []
+                    return [["step", [], [], self._state()]]  # else the last one would look busy for ever
                 case "tokenize":
                     return [["reply", request_id, self._vocabulary.tokenize(parts[0], add_special=parts[1])]]
                 case "embed":
