@@ -78,6 +78,7 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
 
     from unhosted.node.app_facts import library_facts, sandbox_level
     from unhosted.node.http.server import serve_http
+    from unhosted.node.shell.collector import calm_collector
 
     settings = http_settings(config)
     library = await trio.to_thread.run_sync(library_facts)
@@ -103,6 +104,7 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
                         sandbox=sandbox,
                     )
                 )
+                calm_collector()
                 task_status.started()
 
     async with trio.open_nursery() as nursery:

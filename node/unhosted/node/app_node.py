@@ -170,6 +170,7 @@ def _generate_request(prompt: str | tuple[int, ...], add_special: bool, options:
         ignore_eos=options.ignore_eos,
         use_prefix_cache=options.use_prefix_cache,
         priority=options.priority,
+        flow=options.flow,
     )
 
 

@@ -1,4 +1,4 @@
-"""The engine's loop with a fake engine: what it says of each step, and that one request's trouble is its own."""
+"""The engine's loop with a fake engine: what it says of each step, and whose trouble is whose."""
 
 from collections.abc import Generator
 from typing import Any

@@ -19,6 +19,7 @@ class Limits:
     queue_max: int
     cells_total: int
     partial_removal: bool = True
+    prefill_tokens_max: int | None = None
     prefill_tokens_min: int = 64
     prefill_tokens_per_decode: int = 32
 

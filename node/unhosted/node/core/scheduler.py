@@ -283,6 +283,8 @@ class Scheduler:
                     )
                 )
         budget = self.limits.batch_tokens - len(feeds)
+        if self.limits.prefill_tokens_max is not None:
+            budget = min(budget, self.limits.prefill_tokens_max)
         if feeds:
             share = self.limits.prefill_tokens_per_decode * len(feeds)
             budget = min(budget, max(self.limits.prefill_tokens_min, share))

@@ -54,7 +54,8 @@ class Tool:
 class Options:
     """What every kind of generation shares. n: how many samples, which share one prefill.
 
-    radius: how far the request may go; None means as far as the node's own setting.
+    radius: how far the request may go; None means as far as the node's own setting. flow: whom it is for, in
+    the client's own words; flows share an engine fairly.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -66,6 +67,7 @@ class Options:
     use_prefix_cache: bool = True
     constraint: Constraint | None = None
     radius: Radius | None = None
+    flow: str = ""
     priority: Priority = Priority.OWN
 
 

@@ -37,6 +37,10 @@ MaxTokens = Annotated[int, Field(ge=-1)] | None
 StopStrings = str | list[str] | None
 
 
+FLOW_CHARS_MAX = 64
+"""OpenAI's own bound on what names a user; a longer name is cut, for it only decides whose turn it is."""
+
+
 class Extension(Body):
     """The `unhosted` object of a request. max_cost_usd, check and provider bind paid answers alone."""
 
@@ -58,6 +62,7 @@ class SamplingBody(Body):
     seed: int | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    user: str | None = None
     unhosted: Extension | None = None
 
 
@@ -122,6 +127,7 @@ def options(
         use_prefix_cache=body.cache_prompt is not False,
         constraint=constraint,
         radius=radius,
+        flow=(body.user or "")[:FLOW_CHARS_MAX],
     )
 
 

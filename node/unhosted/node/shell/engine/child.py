@@ -14,6 +14,7 @@ from typing import Any
 
 from unhosted.node.core.batching import Limits
 from unhosted.node.core.inference import Constraint
+from unhosted.node.shell.collector import calm_collector
 from unhosted.node.shell.engine import sandbox
 from unhosted.node.shell.engine.wire import Decoder, Message, encode
 
@@ -48,6 +49,7 @@ def main() -> None:
     except Exception as fault:  # whatever it was, the node must be able to say why the model did not load
         connection.sendall(encode(["failed", "", f"{type(fault).__name__}: {fault}"]))
         return
+    calm_collector()
     connection.sendall(encode(["ready", "", {**facts, "sandbox": level, "pid": os.getpid()}]))
     _serve(connection, decoder, loop, pending)
 
@@ -84,7 +86,8 @@ def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
         limits=Limits(
             slots=order.slots,
             context_tokens=order.context_tokens,
-            batch_tokens=max(order.batch_tokens, order.slots),
+            batch_tokens=order.batch_tokens + order.slots,
+            prefill_tokens_max=order.batch_tokens,
             queue_max=order.queue_max,
             cells_total=order.slots * order.context_tokens,
             partial_removal=model.keeps_every_cell,

@@ -26,7 +26,7 @@ from unhosted.node.core.inference import GenerateRequest
 from unhosted.node.shell.engine.child import LoadOrder
 from unhosted.node.shell.engine.counters import COUNTERS
 from unhosted.node.shell.engine.stream import BLAME_KILLED, BLAME_OWN_FAULT, Call, Stream
-from unhosted.node.shell.engine.wire import Decoder, Message, encode, pack_request, unpack_delta
+from unhosted.node.shell.engine.wire import Decoder, Message, WireError, encode, pack_request, unpack_delta
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,12 @@ class EngineHost:
                 return served
             if not data:
                 return served
-            for message in decoder.feed(data):
+            try:
+                messages = decoder.feed(data)
+            except WireError as error:
+                log.error("engine_nonsense model=%s error=%s", self.model, error)
+                return served  # a child gone mad is a dead child
+            for message in messages:
                 match message:
                     case ["step", deltas, failures, [busy, queued, *counters]]:
                         self.slots_busy, self.queued = busy, queued

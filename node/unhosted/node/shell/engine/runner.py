@@ -58,7 +58,8 @@ class LlamaRunner:
             model,
             context_tokens=slots * context_tokens,
             sequences=slots,
-            batch_tokens=max(batch_tokens, slots),
+            # Room for a whole chunk of a prompt beside every slot's token: else a prompt takes a step more.
+            batch_tokens=batch_tokens + slots,
             ubatch_tokens=ubatch_tokens,
             threads=threads,
             kv_type=kv_type,

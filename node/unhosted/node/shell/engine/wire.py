@@ -42,6 +42,10 @@ def encode(message: Message) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
+class WireError(Exception):
+    """What came is no message of ours."""
+
+
 class Decoder:
     """Feed bytes, take whole messages."""
 
@@ -56,14 +60,24 @@ class Decoder:
         while len(buffer) - start >= _HEADER.size:
             (size,) = _HEADER.unpack_from(buffer, start)
             if size > MESSAGE_BYTES_MAX:
-                raise LocalFault(f"a message of {size} bytes is above {MESSAGE_BYTES_MAX}")
+                raise WireError(f"a message of {size} bytes is above {MESSAGE_BYTES_MAX}")
             stop = start + _HEADER.size + size
             if len(buffer) < stop:
                 break
-            messages.append(cbor2.loads(bytes(buffer[start + _HEADER.size : stop])))
+            messages.append(_loads(bytes(buffer[start + _HEADER.size : stop])))
             start = stop
         del buffer[:start]
         return messages
+
+
+def _loads(body: bytes) -> Message:
+    try:
+        message = cbor2.loads(body)
+    except (cbor2.CBORDecodeError, ValueError, EOFError) as error:
+        raise WireError(f"{len(body)} bytes are no CBOR: {type(error).__name__}") from error
+    if not isinstance(message, list) or len(message) < 2:
+        raise WireError(f"a {type(message).__name__} is no message")
+    return message
 
 
 def pack_request(request: GenerateRequest) -> list[Any]:
