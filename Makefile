@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The bindings alone, without compiling llama.cpp, unless the user asks for a build of their own
 # (CMAKE_ARGS=-DGGML_CUDA=on make demo).
 INSTALL := CMAKE_ARGS="$${CMAKE_ARGS:--DLLAMA_BUILD=OFF}" $(PIP) install --quiet --prefer-binary
+# libp2p names a package that has to be compiled and that Ed25519 identities never call.
+STAND_IN := ./packaging/fastecdsa
 LIBRARY := $(BIN)/python -m unhosted.node.shell.engine.library_build
 QUESTION ?= Explain in one sentence what a computer is.
 
@@ -60,6 +62,7 @@ clean:
 # Prebuilt where a wheel fits and its library works here, else the lean native build.
 .venv/.installed: pyproject.toml | .venv/.created
 	@echo 'installing into .venv (about a minute)'
+	@$(INSTALL) $(STAND_IN)
 	@$(INSTALL) --only-binary xllamacpp -e '.[prebuilt]' || { \
 	  echo 'no prebuilt engine for this machine: building one'; $(INSTALL) -e .; }
 	@$(BIN)/python -c 'from unhosted.node.shell.engine.library import find_library; find_library()' \
@@ -69,4 +72,6 @@ clean:
 .venv/.installed-dev: pyproject.toml .venv/.installed
 	@echo 'installing what the tests need'
 	@$(INSTALL) -e '.[dev]'
+	@# Stubs of an old trio that libp2p's dependencies bring; they hide the types trio has itself.
+	@rm -rf .venv/lib/python*/site-packages/trio-stubs .venv/lib/python*/site-packages/outcome-stubs
 	@touch $@

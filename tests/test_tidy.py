@@ -164,6 +164,18 @@ def import_faults(root: Path) -> Iterator[str]:
                 yield f"{path}:{line} {module}: {fault}"
 
 
+ADAPTED = {"libp2p": "node/unhosted/node/shell/peers", "multiaddr": "node/unhosted/node/shell/peers"}
+"""Libraries behind one adapter: its folder alone names them."""
+
+
+def adapter_faults(root: Path) -> Iterator[str]:
+    for path, tree in _python(root):
+        for line, module in _imports(tree):
+            folder = ADAPTED.get(module.split(".")[0])
+            if folder is not None and not path.is_relative_to(folder):
+                yield f"{path}:{line} {module}: only {folder} imports it"
+
+
 def namespace_faults(root: Path) -> Iterator[str]:
     for path in root.glob("*/unhosted/__init__.py"):
         yield f"{path.relative_to(root)}: makes the namespace a package"
@@ -272,6 +284,7 @@ def link_faults(root: Path) -> Iterator[str]:
 Rule = Callable[[Path], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     import_faults,
+    adapter_faults,
     namespace_faults,
     purity_faults,
     file_size_faults,
@@ -317,6 +330,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (import_faults, "node/unhosted/node/doctor.py", "import unhosted.node.shell.offline\n"),
     (import_faults, "simulations/a.py", "import unhosted.node.shell\n"),
     (import_faults, "simulations/a.py", "import trio\n"),
+    (adapter_faults, SHELL + "a.py", "from libp2p import new_host\n"),
+    (adapter_faults, SHELL + "trusted/a.py", "def f() -> None:\n    import multiaddr\n"),
     (namespace_faults, "market/unhosted/__init__.py", ""),
     (purity_faults, VERIFY + "a.py", "text = open('a').read()\n"),
     (file_size_faults, "tests/test_a.py", "a = 1\n" * (FILE_LINES_MAX + 1)),

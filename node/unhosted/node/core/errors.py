@@ -22,6 +22,10 @@ Code = Literal[
     "digest_mismatch",
     "disk_full",
     "unauthorized",
+    "not_paired",  # the other machine is no paired peer of this one, or has ended the pairing
+    "not_allowed",  # a paired peer asks for more than its capabilities: the message says which
+    "pairing_failed",  # wrong, used or expired code, or one side said no
+    "peer_unreachable",  # a named peer cannot be reached: addresses tried are in the message
 ]
 
 

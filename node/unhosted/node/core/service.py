@@ -14,6 +14,7 @@ from unhosted.node.core.inference import (
     TokenLogprob,
     Usage,
 )
+from unhosted.node.core.peering import PeerStatus
 from unhosted.verify.params import SamplingParams
 
 Radius = Literal["local", "trusted", "public"]
@@ -51,6 +52,18 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderChoice:
+    """Whom the client wants: names or ids of peers, "local" for this machine. order: first ones first.
+
+    allow: nobody else, where it is not None. ignore: never these.
+    """
+
+    order: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What every kind of generation shares. n: how many samples, which share one prefill.
 
@@ -67,6 +80,7 @@ class Options:
     use_prefix_cache: bool = True
     constraint: Constraint | None = None
     radius: Radius | None = None
+    provider: ProviderChoice = ProviderChoice()
     flow: str = ""
     priority: Priority = Priority.OWN
 
@@ -120,7 +134,11 @@ class AnswerDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Who answered, in which ring and why, and what it cost. Known before the first token."""
+    """Who answered, in which ring and why, and the cost. Ring and reason are known before the first token.
+
+    passed_over: who was not asked, or failed before the first token, and why, one line each. resumed_on: who
+    went on with the answer after a failure in mid-stream, in order; known when the answer ends.
+    """
 
     ring: Ring
     served_by: str
@@ -128,6 +146,8 @@ class Provenance:
     cost_micros: int = 0
     receipt: str | None = None
     check: str = "not-needed"
+    passed_over: tuple[str, ...] = ()
+    resumed_on: tuple[str, ...] = ()
 
 
 class AnswerStream(Protocol):
@@ -157,6 +177,27 @@ class ModelEntry:
     licence: str | None
     source: str
     created_unix_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairingView:
+    """A pairing under way, as both screens show it. code: short, for the same network;
+    address_code: with the addresses and the peer id in it, for elsewhere and for the QR; both are on the side
+    that offers alone.
+
+    state: waiting (for the other side), confirm (both codes agree: this user is to look at `other_name` and
+    say yes), confirmed (the other's user is asked), paired, failed (reason says why and what to do next).
+    """
+
+    pairing_id: str
+    state: Literal["waiting", "confirm", "confirmed", "paired", "failed"]
+    code: str | None
+    address_code: str | None
+    expires_in_s: int
+    tries_left: int
+    other_peer: str | None
+    other_name: str | None
+    reason: str
 
 
 class Node(Protocol):
@@ -192,6 +233,38 @@ class Node(Protocol):
 
     def metrics(self) -> str:
         """Prometheus text exposition, OpenTelemetry GenAI names."""
+        ...
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Paired peers first, then those that were only seen on this network."""
+        ...
+
+    async def offer_pairing(self) -> PairingView:
+        """Make a one-time code that another machine may use. Raises: Refused (offline, not_supported)."""
+        ...
+
+    async def join_pairing(self, code: str) -> PairingView:
+        """Use a code that another machine shows. Raises: Refused, also for a text that is no code."""
+        ...
+
+    def pairing(self, pairing_id: str) -> PairingView: ...
+
+    async def confirm_pairing(self, pairing_id: str, *, accept: bool) -> PairingView:
+        """This side's user has seen the other's name and says yes or no."""
+        ...
+
+    async def cancel_pairing(self, pairing_id: str) -> None: ...
+
+    async def unpair(self, peer: str) -> PeerStatus:
+        """peer: an id, the start of one, or a name that is unambiguous. Takes effect at once, there too."""
+        ...
+
+    async def allow_peer(self, peer: str, changes: Mapping[str, object]) -> PeerStatus:
+        """Change capabilities: fields of `Capabilities` by name. Raises: Refused that names the field."""
+        ...
+
+    async def set_draining(self, draining: bool) -> None:
+        """Draining: requests under way end, no new ones are taken from peers."""
         ...
 
     async def ready(self) -> tuple[bool, str]:

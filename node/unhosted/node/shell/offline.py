@@ -34,10 +34,15 @@ CALLER_FRAMES_MAX = 64
 MODULES_REFUSED = (
     "httpx",
     "libp2p",
+    "miniupnpc",
     "requests",
+    "unhosted.node.shell.discovery",
     "unhosted.node.shell.models.download",
     "unhosted.node.shell.models.pull",
     "unhosted.node.shell.models.sources",
+    "unhosted.node.shell.peers",
+    "unhosted.node.shell.reach",
+    "unhosted.node.shell.transfer",
     "web3",
     "zeroconf",
 )

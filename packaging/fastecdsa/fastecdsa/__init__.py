@@ -1,0 +1,1 @@
+"""The names that libp2p imports from fastecdsa, without the curve: identities here are Ed25519."""
