@@ -1,8 +1,10 @@
 """The node put together: it stops without cutting answers, and counts how requests end."""
 
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,10 +12,10 @@ import pytest
 import trio
 
 from unhosted.node import app
-from unhosted.node.app_answers import Answer, open_answer
+from unhosted.node.app_answers import open_answer
 from unhosted.node.config import Config, Paths
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Delta, GenerateRequest
+from unhosted.node.core.inference import Delta
 from unhosted.node.core.service import Provenance
 from unhosted.node.shell.metrics import Metrics
 
@@ -24,7 +26,10 @@ TOKENS = 300
 @pytest.mark.slow
 def test_told_to_stop_it_ends_the_answers_under_way_first(tiny_model: Path, tmp_path: Path) -> None:
     config = Config(
-        paths=Paths(config_dir=tmp_path, data_dir=tmp_path, state_dir=tmp_path), port=0, threads=1
+        paths=Paths(config_dir=tmp_path, data_dir=tmp_path, state_dir=tmp_path),
+        port=0,
+        threads=1,
+        radius="local",
     )
     app.model_store(config).adopt(tiny_model, "tiny")
 
@@ -65,55 +70,66 @@ def test_told_to_stop_it_ends_the_answers_under_way_first(tiny_model: Path, tmp_
         usages = [json.loads(line[6:]).get("usage") for line in lines[:-1]]
         assert usages[-1]["completion_tokens"] == TOKENS
 
-    trio.run(main)
+    try:
+        trio.run(main)
+    finally:
+        gc.unfreeze()  # what the server did for its own life must not outlast it in this process
+
+
+class Broken:
+    """A sample whose engine dies at once."""
+
+    provenance = Provenance(ring="local", served_by="here", reason="test")
+
+    def __aiter__(self) -> "Broken":
+        return self
+
+    async def __anext__(self) -> Delta:
+        raise Refused("engine_failed", "the engine died again and again")
+
+
+@asynccontextmanager
+async def opened(served: Broken) -> AsyncIterator[Broken]:
+    yield served
+
+
+@asynccontextmanager
+async def full() -> AsyncIterator[Broken]:
+    raise Refused("overloaded", "256 requests are waiting", retry_after_s=1)
+    yield
 
 
 def test_a_refusal_in_mid_answer_is_counted_even_if_the_reader_keeps_it_to_itself() -> None:
-    class Broken:
-        def __aiter__(self) -> "Broken":
-            return self
-
-        async def __anext__(self) -> tuple[int, Delta]:
-            raise Refused("engine_failed", "the engine died again and again")
-
     async def main() -> None:
         metrics = Metrics(loaded=tuple, counters=dict, refused_connections=int)
-        answer = Answer(
-            model="tiny",
-            provenance=Provenance(ring="local", served_by="here", reason="test"),
-            source=Broken(),
-            samples=1,
-            make_parser=None,
-            metrics=metrics,
-        )
-        with pytest.raises(Refused):
-            await anext(answer)
-        answer.record()
+        async with open_answer([opened(Broken())], model="tiny", make_parser=None, metrics=metrics) as answer:
+            with pytest.raises(Refused):
+                await anext(answer)
         assert 'outcome="engine_failed"' in metrics.render()
 
     trio.run(main)
 
 
 def test_a_request_that_is_not_accepted_is_counted_by_its_reason() -> None:
-    class Full:
-        @asynccontextmanager
-        async def open_stream(self, model: str, request: GenerateRequest) -> AsyncIterator[None]:
-            raise Refused("overloaded", "256 requests are waiting", retry_after_s=1)
-            yield
+    async def main() -> None:
+        metrics = Metrics(loaded=tuple, counters=dict, refused_connections=int)
+        with pytest.raises(Refused):
+            async with open_answer([full()], model="tiny", make_parser=None, metrics=metrics):
+                raise AssertionError("it was entered")
+        assert 'outcome="overloaded"' in metrics.render()
+
+    trio.run(main)
+
+
+def test_who_went_on_with_any_sample_is_told_of_the_whole_answer() -> None:
+    class Resumed(Broken):
+        def __init__(self, *names: str) -> None:
+            self.provenance = replace(Broken.provenance, resumed_on=names)
 
     async def main() -> None:
         metrics = Metrics(loaded=tuple, counters=dict, refused_connections=int)
-        provenance = Provenance(ring="local", served_by="here", reason="test")
-        with pytest.raises(Refused):
-            async with open_answer(
-                Full(),  # type: ignore[arg-type]  # nothing else of the engines is asked
-                [GenerateRequest(request_id="r", prompt="x")],
-                model="tiny",
-                provenance=provenance,
-                make_parser=None,
-                metrics=metrics,
-            ):
-                raise AssertionError("it was entered")
-        assert 'outcome="overloaded"' in metrics.render()
+        openings = [opened(Resumed("desk")), opened(Resumed()), opened(Resumed("attic", "desk"))]
+        async with open_answer(openings, model="tiny", make_parser=None, metrics=metrics) as answer:
+            assert answer.provenance.resumed_on == ("desk", "attic")
 
     trio.run(main)

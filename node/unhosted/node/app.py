@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,10 +19,12 @@ if TYPE_CHECKING:  # each of these takes a while to import, and few commands nee
     import trio
 
     from unhosted.node.app_node import AppNode
+    from unhosted.node.app_trusted import TrustedRing
     from unhosted.node.http.server import BoundAddress
     from unhosted.node.http.settings import HttpSettings
     from unhosted.node.shell.models.progress import PullProgress
     from unhosted.node.shell.models.store import InstalledModel, ModelStore
+    from unhosted.node.shell.transfer.fetch import PeerModels
 
 TOKEN_BYTES = 32
 """256 bits: guessing one is hopeless at any rate a network allows."""
@@ -32,7 +35,10 @@ TOKEN_CHARS_MIN = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeInfo:
-    """What `serve` tells its user once it listens. token: the bearer key, when the bind needs one."""
+    """What `serve` tells its user once it listens. token: the bearer key, when the bind needs one.
+
+    peer: this machine's id among paired ones; None while the trusted ring is not on.
+    """
 
     host: str
     port: int
@@ -41,6 +47,8 @@ class ServeInfo:
     models: tuple[str, ...]
     library: str
     sandbox: str
+    peer: str | None = None
+    peer_addresses: tuple[str, ...] = ()
 
 
 def model_store(config: Config) -> ModelStore:
@@ -51,10 +59,30 @@ def model_store(config: Config) -> ModelStore:
 
 
 @asynccontextmanager
-async def open_node(config: Config, *, offline: bool | None = None) -> AsyncIterator[AppNode]:
-    """A node with its engines, for as long as the context lasts. Models load at their first request."""
+async def open_node(
+    config: Config, *, offline: bool | None = None, with_peers: bool = False
+) -> AsyncIterator[AppNode]:
+    """A node with its engines, for as long as the context lasts. Models load at their first request.
+
+    with_peers: also reach paired machines, if the configuration allows it; entered when that is on.
+    """
+    async with _open_node(config, offline=offline) as (node, trusted, nursery):
+        if with_peers:
+            await nursery.start(trusted.run)
+        yield node
+
+
+@asynccontextmanager
+async def _open_node(
+    config: Config, *, offline: bool | None = None
+) -> AsyncIterator[tuple[AppNode, TrustedRing, trio.Nursery]]:
+    """The node and its trusted ring, which is not started yet, and where to start it."""
+    from unhosted.node.app_asks import LocalAnswering
     from unhosted.node.app_facts import engine_settings
     from unhosted.node.app_node import AppNode
+    from unhosted.node.app_own_facts import OwnFacts
+    from unhosted.node.app_trusted import TrustedRing
+    from unhosted.node.core.inference import Priority
     from unhosted.node.shell.engine.manager import EngineManager
     from unhosted.node.shell.nurseries import plain_nursery
 
@@ -62,11 +90,26 @@ async def open_node(config: Config, *, offline: bool | None = None) -> AsyncIter
         from unhosted.node.shell import offline as guard
 
         guard.install(True)
+        config = replace(config, offline=True)
+    name = config.peers_name or platform.node() or "this machine"
     store = model_store(config)
     engines = EngineManager(engine_settings(config), store.resolve)
+    own_facts = OwnFacts(config, store, engines.loaded)
+    trusted = TrustedRing(
+        config,
+        name=name,
+        store=store,
+        answering=LocalAnswering(
+            engines, store.resolve, priority=Priority.TRUSTED, observe=own_facts.observe
+        ),
+        models=own_facts.models,
+        loaded=engines.loaded,
+    )
+    node = AppNode(config, name=name, store=store, engines=engines, own_facts=own_facts, trusted=trusted)
     async with plain_nursery() as nursery:
         await nursery.start(engines.run)
-        yield AppNode(config, store=store, engines=engines)
+        await nursery.start(own_facts.keep_fresh)
+        yield node, trusted, nursery
 
 
 async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> None:
@@ -89,10 +132,12 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
         # Shielded, with the engines: being told to stop means to take no more requests, not to cut those
         # under way.
         with trio.CancelScope(shield=True):
-            async with open_node(config) as node, trio.open_nursery() as serving:
+            async with _open_node(config) as (node, trusted, nursery), trio.open_nursery() as serving:
                 bound: BoundAddress = await serving.start(
                     partial(serve_http, node, settings, shutdown=shutdown)
                 )
+                await nursery.start(trusted.run)
+                described = trusted.describe()
                 on_started(
                     ServeInfo(
                         host=bound.host,
@@ -102,6 +147,8 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
                         models=tuple(entry.name for entry in node.models()),
                         library=library.fault or f"{library.kind} {library.version}",
                         sandbox=sandbox,
+                        peer=None if described is None else described.peer,
+                        peer_addresses=() if described is None else described.addresses,
                     )
                 )
                 calm_collector()
@@ -135,7 +182,20 @@ def http_settings(config: Config) -> HttpSettings:
 async def pull(
     config: Config, ref: str, progress: Callable[[PullProgress], None], name: str | None = None
 ) -> InstalledModel:
-    """Fetch a model into the store; see `shell.models.pull.pull`."""
+    """Fetch a model into the store from its origin; see `shell.models.pull.pull`."""
+    return await fetch_model(config, model_store(config), ref, progress, name=name)
+
+
+async def fetch_model(
+    config: Config,
+    store: ModelStore,
+    ref: str,
+    progress: Callable[[PullProgress], None],
+    *,
+    name: str | None = None,
+    peers: PeerModels | None = None,
+) -> InstalledModel:
+    """`pull`, with paired peers as sources that are asked first."""
     from unhosted.node.shell.models.pull import pull as fetch
     from unhosted.node.shell.models.settings import settings_from_environment
     from unhosted.node.version import installed_version
@@ -144,7 +204,7 @@ async def pull(
         settings_from_environment(os.environ, home=Path.home(), offline=config.offline),
         user_agent=f"unhosted/{installed_version()}",
     )
-    return await fetch(model_store(config), ref, settings=settings, progress=progress, name=name)
+    return await fetch(store, ref, settings=settings, progress=progress, name=name, peers=peers)
 
 
 def api_token(config: Config) -> str:

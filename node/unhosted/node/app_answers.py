@@ -3,13 +3,15 @@
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import trio
 
+from unhosted.node.core.asks import Ask
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Delta, Engines, GenerateRequest, Usage
+from unhosted.node.core.inference import Delta, Usage
 from unhosted.node.core.service import AnswerDelta, Provenance, ToolCallDelta
 from unhosted.node.core.tool_parser import ToolCallParser
 from unhosted.node.shell.metrics import Metrics
@@ -22,52 +24,65 @@ ParserMaker = Callable[[int], ToolCallParser]
 """Of a choice's index."""
 
 
-def sample_requests(request: GenerateRequest, samples: int) -> tuple[GenerateRequest, ...]:
+def sample_asks(ask: Ask, samples: int) -> tuple[Ask, ...]:
     """The n samples of a request: the first has its seed, each other one a seed derived from it."""
     if not 1 <= samples <= SAMPLES_MAX:
         raise Refused("invalid_request", f"n is {samples}, must be 1 to {SAMPLES_MAX}", field="n")
     if samples == 1:
-        return (request,)
-    requests = []
+        return (ask,)
+    asks = []
     for index in range(samples):
-        seed = request.sampling.seed
+        seed = ask.sampling.seed
         if index:
             message = b"unhosted/sample/v1" + index.to_bytes(4, "little")
             seed = hashlib.blake2b(message, key=seed, digest_size=32).digest()
-        requests.append(
-            replace(
-                request,
-                request_id=f"{request.request_id}.{index}",
-                sampling=replace(request.sampling, seed=seed),
-            )
-        )
-    return tuple(requests)
+        asks.append(replace(ask, ask_id=f"{ask.ask_id}.{index}", sampling=replace(ask.sampling, seed=seed)))
+    return tuple(asks)
+
+
+class Served(Protocol):
+    """One sample's deltas, and who they come from as far as known now."""
+
+    @property
+    def provenance(self) -> Provenance: ...
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta: ...
 
 
 class Answer:
-    """Implements `AnswerStream` over the engine's streams, and records the request when it ends."""
+    """Implements `AnswerStream` over the samples' streams, and records the request when it ends."""
 
     def __init__(
         self,
         *,
         model: str,
-        provenance: Provenance,
+        served: Sequence[Served],
         source: AsyncIterator[tuple[int, Delta]],
-        samples: int,
         make_parser: ParserMaker | None,
         metrics: Metrics,
     ) -> None:
         self.model = model
-        self.provenance = provenance
+        self._served = served
         self._source = source
-        self._samples = samples
-        self._parsers = [make_parser(i) for i in range(samples)] if make_parser else []
+        self._samples = len(served)
+        self._parsers = [make_parser(i) for i in range(len(served))] if make_parser else []
         self._metrics = metrics
         self._started_at = trio.current_time()
         self._first_token_at: float | None = None
         self._usages: dict[int, Usage] = {}
         self._tokens = 0
         self.outcome = "cancelled"
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of the first sample; with everybody who went on with any of them."""
+        first = self._served[0].provenance
+        if self._samples == 1:
+            return first
+        resumed_on = dict.fromkeys(name for one in self._served for name in one.provenance.resumed_on)
+        return replace(first, resumed_on=tuple(resumed_on))
 
     def __aiter__(self) -> AsyncIterator[AnswerDelta]:
         return self
@@ -127,35 +142,24 @@ class Answer:
 
 @asynccontextmanager
 async def open_answer(
-    engines: Engines,
-    requests: Sequence[GenerateRequest],
+    openings: Sequence[AbstractAsyncContextManager[Served]],
     *,
     model: str,
-    provenance: Provenance,
     make_parser: ParserMaker | None,
     metrics: Metrics,
 ) -> AsyncIterator[Answer]:
     """Start all samples of a request; leaving cancels what still runs."""
     async with AsyncExitStack() as stack:
         try:
-            streams = [
-                await stack.enter_async_context(engines.open_stream(model, request)) for request in requests
-            ]
+            served = [await stack.enter_async_context(opening) for opening in openings]
         except Refused as refusal:
-            metrics.refused(model=model, ring=provenance.ring, code=refusal.code)
+            metrics.refused(model=model, ring="none", code=refusal.code)
             raise
-        source: AsyncIterator[tuple[int, Delta]] = _Single(streams[0])
-        if len(streams) > 1:
+        source: AsyncIterator[tuple[int, Delta]] = _Single(served[0])
+        if len(served) > 1:
             nursery = await stack.enter_async_context(plain_nursery())
-            source = _Merged(nursery, streams)
-        answer = Answer(
-            model=model,
-            provenance=provenance,
-            source=source,
-            samples=len(streams),
-            make_parser=make_parser,
-            metrics=metrics,
-        )
+            source = _Merged(nursery, served)
+        answer = Answer(model=model, served=served, source=source, make_parser=make_parser, metrics=metrics)
         try:
             yield answer
         finally:
@@ -163,7 +167,7 @@ async def open_answer(
 
 
 class _Single:
-    def __init__(self, stream: AsyncIterator[Delta]) -> None:
+    def __init__(self, stream: Served) -> None:
         self._stream = stream
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
@@ -176,7 +180,7 @@ class _Single:
 class _Merged:
     """The deltas of several streams as they come. A refusal of one is the refusal of all."""
 
-    def __init__(self, nursery: trio.Nursery, streams: Sequence[AsyncIterator[Delta]]) -> None:
+    def __init__(self, nursery: trio.Nursery, streams: Sequence[Served]) -> None:
         # No bound of its own: a stream gives at most one delta per token it may generate.
         send, self._receive = trio.open_memory_channel[tuple[int, Delta] | Refused](math.inf)
         with send:
@@ -186,7 +190,7 @@ class _Merged:
     @staticmethod
     async def _forward(
         choice: int,
-        stream: AsyncIterator[Delta],
+        stream: Served,
         send: "trio.MemorySendChannel[tuple[int, Delta] | Refused]",
     ) -> None:
         with send:
