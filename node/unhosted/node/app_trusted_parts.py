@@ -19,6 +19,7 @@ from unhosted.node.shell.models.store import ModelStore
 from unhosted.node.shell.nurseries import plain_nursery
 from unhosted.node.shell.peers.identity import load_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
+from unhosted.node.shell.peers.punch import Puncher
 from unhosted.node.shell.peers.relay import Relay
 from unhosted.node.shell.presence import OwnPresence
 from unhosted.node.shell.reach.announce import announced
@@ -96,32 +97,47 @@ async def open_parts(needs: Needs) -> AsyncIterator[Parts]:
         book.close()
 
 
-async def _start_rest(
-    needs: Needs,
-    book: PeerBook,
-    network: LibP2PNetwork,
-    port: int,
-    start: Callable[..., Awaitable[object]],
-) -> Parts:
+Start = Callable[..., Awaitable[object]]
+"""As `trio.Nursery.start`."""
+
+
+async def _start_rest(needs: Needs, book: PeerBook, network: LibP2PNetwork, port: int, start: Start) -> Parts:
     config = needs.config
+    finder, links = _finding(needs, book, network, port)
+    pairings = Pairings(
+        network,
+        book,
+        own_name=needs.name,
+        seen=lambda: [(one.peer, one.addresses) for one in finder.seen()],
+        on_change=needs.on_change,
+    )
     presence = OwnPresence(
         quiet_hours=config.peers_quiet_hours,
         pause_when_busy=config.peers_pause_when_busy,
         engine_pids=needs.engine_pids,
         on_change=needs.on_change,
     )
+    sideband = Sideband(config.peers_bulk_port, host=config.peers_host or None)
+    relay = Relay(network, is_paired=book.is_paired, is_relay=config.peers_relay)
+    await _start_serving(needs, book, network, presence, sideband, start)
+    for run in (pairings.run, relay.run, Puncher(network).run, finder.run, links.run):
+        await start(run)
+    await start(partial(_watch_connections, network, finder, links, needs.on_change))
+    return Parts(
+        network=network,
+        book=book,
+        finder=finder,
+        links=links,
+        pairings=pairings,
+        presence=presence,
+        models=PeerModels(network, sources=partial(_sources, network, book, links)),
+        mapping=await _map_ports(config, network, (port, sideband.port), start),
+    )
 
-    def own_facts() -> PeerFacts:
-        accepting, why_not = presence.accepting()
-        return PeerFacts(
-            name=needs.name,
-            version=needs.version,
-            accepting=accepting,
-            why_not=why_not,
-            models=needs.models(),
-        )
 
-    hello = Hello(name=needs.name, version=needs.version)
+def _finding(needs: Needs, book: PeerBook, network: LibP2PNetwork, port: int) -> tuple[Finder, Links]:
+    """Who is where, and the links over the connections to them; each knows of the other."""
+    config = needs.config
     finder = Finder(
         network,
         book,
@@ -142,16 +158,32 @@ async def _start_rest(
         network,
         paired=lambda: [one.peer for one in book.peers() if one.state == "paired"],
         ensure=lambda peer, timeout_s: finder.ensure(peer, timeout_s=timeout_s),
-        hello=hello,
+        hello=Hello(name=needs.name, version=needs.version),
         on_observed=observed,
     )
-    pairings = Pairings(
-        network,
-        book,
-        own_name=needs.name,
-        seen=lambda: [(one.peer, one.addresses) for one in finder.seen()],
-        on_change=needs.on_change,
-    )
+    return finder, links
+
+
+async def _start_serving(
+    needs: Needs,
+    book: PeerBook,
+    network: LibP2PNetwork,
+    presence: OwnPresence,
+    sideband: Sideband,
+    start: Start,
+) -> None:
+    """What this machine does for its peers: answers, and models."""
+
+    def own_facts() -> PeerFacts:
+        accepting, why_not = presence.accepting()
+        return PeerFacts(
+            name=needs.name,
+            version=needs.version,
+            accepting=accepting,
+            why_not=why_not,
+            models=needs.models(),
+        )
+
     serving = Serving(
         network,
         answering=needs.answering,
@@ -159,39 +191,10 @@ async def _start_rest(
         facts=own_facts,
         accepting=presence.accepting,
     )
-    sideband = Sideband(config.peers_bulk_port, host=config.peers_host or None)
-    model_serving = ModelServing(
-        network,
-        needs.store,
-        capabilities=lambda peer: _capabilities(book, peer),
-        sideband=sideband,
-    )
-    model_serving.start()
-    relay = Relay(network, is_paired=book.is_paired, is_relay=config.peers_relay)
-    for run in (
-        presence.run,
-        sideband.run,
-        pairings.run,
-        serving.run,
-        model_serving.run,
-        relay.run,
-        finder.run,
-        links.run,
-    ):
+    models = ModelServing(network, needs.store, capabilities=partial(_capabilities, book), sideband=sideband)
+    models.start()
+    for run in (presence.run, sideband.run, serving.run, models.run):
         await start(run)
-    await start(partial(_watch_connections, network, finder, links, needs.on_change))
-    mapping = await _map_ports(config, network, (port, sideband.port), start)
-    models = PeerModels(network, sources=partial(_sources, network, book, links))
-    return Parts(
-        network=network,
-        book=book,
-        finder=finder,
-        links=links,
-        pairings=pairings,
-        presence=presence,
-        models=models,
-        mapping=mapping,
-    )
 
 
 async def _watch_connections(
@@ -216,7 +219,7 @@ async def _map_ports(
     config: Config,
     network: LibP2PNetwork,
     ports: tuple[int, int],
-    start: Callable[..., Awaitable[object]],
+    start: Start,
 ) -> PortMapping | None:
     named = announced(config.peers_announce)
     network.announce(named)

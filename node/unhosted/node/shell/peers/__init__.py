@@ -1,0 +1,1 @@
+"""Encrypted connections to other machines, over libp2p. No other package imports libp2p or multiaddr."""
