@@ -75,16 +75,16 @@ def llama_server(
 ) -> Iterator[Server]:
     """llama.cpp's server from the native build, with split KV like ours: one slot never slows another."""
     program = tool("llama-server")
-    port = _free_port()
+    port = free_port()
     command = [
         *(str(program), "-m", str(setup.model), "--host", "127.0.0.1", "--port", str(port)),
         *("-np", str(setup.slots), "-c", str(setup.slots * setup.context_tokens), "-no-kvu"),
         *("-t", str(setup.threads_used), "-tb", str(setup.threads_used), "-b", "2048", "-ub", "512"),
         *("--no-webui", "-cram", "0", "--log-disable"),
     ]
-    with _running(command, {**os.environ, **environment}) as process:
+    with running(command, {**os.environ, **environment}) as process:
         address = ("127.0.0.1", port)
-        _wait(process, address, "/health")
+        wait_listening(process, address, "/health")
         yield Server(name=name, address=address, pid=process.pid, model="default")
 
 
@@ -92,7 +92,7 @@ def llama_server(
 def unhosted(setup: Setup, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """`unhosted serve --offline` with its own home, over whichever library it finds."""
     home = tempfile.mkdtemp(prefix="unhosted-bench-")
-    port = _free_port()
+    port = free_port()
     own = {
         "UNHOSTED_HOME": home,
         "UNHOSTED_SLOTS": str(setup.slots),
@@ -105,9 +105,9 @@ def unhosted(setup: Setup, environment: Mapping[str, str] | None = None) -> Iter
     try:
         subprocess.run([*program, "pull", str(setup.model)], env=variables, check=True, capture_output=True)
         command = [*program, "serve", "--offline", "--port", str(port), "--log-level", "warning"]
-        with _running(command, variables) as process:
+        with running(command, variables) as process:
             address = ("127.0.0.1", port)
-            _wait(process, address, "/health")
+            wait_listening(process, address, "/health")
             yield Server(name="unhosted", address=address, pid=process.pid, model=setup.model.stem)
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -152,7 +152,8 @@ def status(server: Server) -> dict[str, object]:
 
 
 @contextmanager
-def _running(command: list[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+def running(command: list[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that is ended with the context."""
     process = subprocess.Popen(
         command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -167,7 +168,8 @@ def _running(command: list[str], environment: Mapping[str, str]) -> Iterator["su
             process.wait()
 
 
-def _wait(process: "subprocess.Popen[bytes]", address: Address, path: str) -> None:
+def wait_listening(process: "subprocess.Popen[bytes]", address: Address, path: str) -> None:
+    """Until `path` answers 200. Raises: BenchError if that does not come to pass."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
@@ -181,7 +183,8 @@ def _wait(process: "subprocess.Popen[bytes]", address: Address, path: str) -> No
     raise BenchError(f"{process.args!r} did not listen within {START_TIMEOUT_S:g} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

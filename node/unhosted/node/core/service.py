@@ -1,6 +1,6 @@
 """The node as its entry points see it: HTTP and the CLI speak these words and know nothing below them."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -14,7 +14,7 @@ from unhosted.node.core.inference import (
     TokenLogprob,
     Usage,
 )
-from unhosted.node.core.peering import PeerStatus
+from unhosted.node.core.peering import ModelFacts, PeerStatus
 from unhosted.verify.params import SamplingParams
 
 Radius = Literal["local", "trusted", "public"]
@@ -63,6 +63,9 @@ class ProviderChoice:
     ignore: tuple[str, ...] = ()
 
 
+ANY_PROVIDER = ProviderChoice()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What every kind of generation shares. n: how many samples, which share one prefill.
@@ -80,7 +83,7 @@ class Options:
     use_prefix_cache: bool = True
     constraint: Constraint | None = None
     radius: Radius | None = None
-    provider: ProviderChoice = ProviderChoice()
+    provider: ProviderChoice = ANY_PROVIDER
     flow: str = ""
     priority: Priority = Priority.OWN
 
@@ -215,11 +218,35 @@ class Node(Protocol):
 
     def open_completion(self, request: CompletionRequest) -> AbstractAsyncContextManager[AnswerStream]: ...
 
-    async def embed(self, model: str, inputs: Sequence[str | tuple[int, ...]]) -> Embeddings: ...
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[str | tuple[int, ...]],
+        *,
+        radius: Radius | None = None,
+        provider: ProviderChoice = ANY_PROVIDER,
+    ) -> Embeddings:
+        """radius and provider: as in `Options`."""
+        ...
 
     async def count_tokens(self, request: ChatRequest) -> int: ...
 
-    def models(self) -> tuple[ModelEntry, ...]: ...
+    def models(self) -> tuple[ModelEntry, ...]:
+        """Those on this machine."""
+        ...
+
+    def peer_models(self) -> tuple[tuple[ModelFacts, tuple[str, ...]], ...]:
+        """Models that only reachable paired peers have, each with the names of those that have it."""
+        ...
+
+    async def pull(
+        self, model: str, progress: Callable[[Mapping[str, object]], None], *, name: str | None = None
+    ) -> ModelEntry:
+        """Fetch a model into the store, as `name` if one is given. progress: told `PullProgress`, JSON-ready.
+
+        Cancelled, it keeps what has arrived for the next time. Raises: Refused.
+        """
+        ...
 
     def loaded(self) -> tuple[LoadedModel, ...]: ...
 
@@ -261,6 +288,13 @@ class Node(Protocol):
 
     async def allow_peer(self, peer: str, changes: Mapping[str, object]) -> PeerStatus:
         """Change capabilities: fields of `Capabilities` by name. Raises: Refused that names the field."""
+        ...
+
+    async def wait_change(self, after: int) -> int:
+        """The number of the newest change of peers or pairings, as soon as it is above `after`.
+
+        The first is 1, so that 0 gives at once the number of now.
+        """
         ...
 
     async def set_draining(self, draining: bool) -> None:

@@ -1,0 +1,1 @@
+"""Paired peers: the book, pairing, links and dispatch."""
