@@ -8,14 +8,16 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import trio
 
+from tests.fake_peers import FakePeers
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import Embeddings, LoadedModel, TokenLogprob, Usage
 from unhosted.node.core.service import (
+    ANY_PROVIDER,
     AnswerDelta,
     AnswerStream,
     ChatRequest,
@@ -24,6 +26,8 @@ from unhosted.node.core.service import (
     Node,
     Options,
     Provenance,
+    ProviderChoice,
+    Radius,
     ToolCallDelta,
 )
 from unhosted.node.http.server import BoundAddress, serve_http
@@ -36,7 +40,17 @@ DYING = "fake:dies-after-two-tokens"
 ENDLESS = "fake:endless"
 BROKEN = "fake:raises"
 SPEECHLESS = "fake:says-nothing-until-left"
-MODELS = (MODEL, OVERLOADED, SMALL, DYING, ENDLESS, BROKEN, SPEECHLESS)
+ELSEWHERE = "fake:served-by-peers"
+MODELS = (MODEL, OVERLOADED, SMALL, DYING, ENDLESS, BROKEN, SPEECHLESS, ELSEWHERE)
+
+BEGUN = Provenance(
+    ring="trusted",
+    served_by="desktop",
+    reason="desktop is expected to be done in 2.1 s",
+    passed_over=("laptop: no answer for 2 h",),
+)
+RESUMED = replace(BEGUN, resumed_on=("attic",))
+"""As known at the end: the first server failed, another one went on."""
 
 WORDS = ("Hello", " from", " the", " fake", " node", ",", " naïve", " 🙂", ".")
 PERSON = ("{", '"name"', ":", '"Ada"', ",", '"age"', ":", "36", "}")
@@ -48,25 +62,35 @@ CACHED_TOKENS = 4
 Finish = Literal["stop", "length", "tool_calls"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FakeStream:
     deltas: AsyncIterator[AnswerDelta]
     model: str
     provenance: Provenance
+    at_end: Provenance | None = None
 
     def __aiter__(self) -> AsyncIterator[AnswerDelta]:
-        return self.deltas
+        return self
+
+    async def __anext__(self) -> AnswerDelta:
+        try:
+            return await anext(self.deltas)
+        except StopAsyncIteration:
+            self.provenance = self.at_end or self.provenance
+            raise
 
 
-class FakeNode:
+class FakeNode(FakePeers):
     """The names in `MODELS` decide how it behaves; `asked` keeps what it was asked, newest last."""
 
     name = "fake"
     offline = True
 
     def __init__(self, *, tokens: int | None = None) -> None:
+        super().__init__()
         self.asked: list[ChatRequest | CompletionRequest] = []
         self.embedded: list[str | tuple[int, ...]] = []
+        self.embedded_within: tuple[Radius | None, ProviderChoice] = (None, ANY_PROVIDER)
         self.is_ready = True
         self.open_now = 0
         self.left = trio.Event()
@@ -93,11 +117,11 @@ class FakeNode:
         self.entered.set()
         try:
             async with aclosing(self._deltas(request)) as deltas:
-                yield FakeStream(
-                    deltas=deltas,
-                    model=request.model,
-                    provenance=Provenance(ring="local", served_by="fake", reason="it is here"),
-                )
+                provenance = Provenance(ring="local", served_by="fake", reason="it is here")
+                stream = FakeStream(deltas=deltas, model=request.model, provenance=provenance)
+                if request.model == ELSEWHERE:
+                    stream.provenance, stream.at_end = BEGUN, RESUMED
+                yield stream
         finally:
             self.open_now -= 1
             self.left.set()
@@ -167,9 +191,17 @@ class FakeNode:
             yield AnswerDelta(tool_calls=(ToolCallDelta(index=0, arguments=part),))
         yield AnswerDelta(finish="tool_calls", usage=_usage(len(ARGUMENTS)))
 
-    async def embed(self, model: str, inputs: Sequence[str | tuple[int, ...]]) -> Embeddings:
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[str | tuple[int, ...]],
+        *,
+        radius: Radius | None = None,
+        provider: ProviderChoice = ANY_PROVIDER,
+    ) -> Embeddings:
         self._check(model)
         self.embedded.extend(inputs)
+        self.embedded_within = (radius, provider)
         vectors = tuple((float(len(one)), 0.5, -0.25) for one in inputs)
         return Embeddings(vectors=vectors, prompt_tokens=3 * len(inputs))
 
@@ -194,7 +226,16 @@ class FakeNode:
         return was_loaded
 
     def status(self) -> Mapping[str, object]:
-        return {"version": "0", "uptime_s": 1, "offline": True, "refused_connections": 0, "models": []}
+        return {
+            "name": self.name,
+            "version": "0",
+            "uptime_s": 1,
+            "offline": True,
+            "refused_connections": 0,
+            "rings": {"local": "on", "trusted": "on", "public": "not built yet"},
+            "peers": self.own_place,
+            "models": [],
+        }
 
     def metrics(self) -> str:
         return "# TYPE unhosted_fake gauge\nunhosted_fake 1\n"

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import CONTEXT_TOKENS, TIMEOUT_MS, Visitor
 from tests.fakes import DYING, FakeNode, served_in_thread
+from unhosted.node.core.peering import PeerStatus
 from unhosted.node.core.service import ModelEntry
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,9 @@ SOURCE = re.compile(r"^local ring · served by .+ · (\d+) tokens, [\d.]+ tokens
 
 class EmptyNode(FakeNode):
     def models(self) -> tuple[ModelEntry, ...]:
+        return ()
+
+    def peers(self) -> tuple[PeerStatus, ...]:
         return ()
 
 

@@ -100,7 +100,11 @@ async def _open_node(
         name=name,
         store=store,
         answering=LocalAnswering(
-            engines, store.resolve, priority=Priority.TRUSTED, observe=own_facts.observe
+            engines,
+            store.resolve,
+            priority=Priority.TRUSTED,
+            observe=own_facts.observe,
+            is_full=own_facts.is_full,
         ),
         models=own_facts.models,
         loaded=engines.loaded,

@@ -18,12 +18,26 @@ SpeedObserver = Callable[["Observed"], None]
 
 
 class Observed:
-    """What one generation showed of the engine's speed. Monotonic times; first_ns: 0 without a token."""
+    """What one generation showed of the engine's speed. Monotonic times; first_ns: 0 without a token.
 
-    __slots__ = ("cached_tokens", "first_ns", "last_ns", "model", "prompt_tokens", "started_ns", "tokens")
+    reads_only_prompt: its first token came of reading the prompt, and not also of waiting for a slot or of
+    reading output that was made elsewhere.
+    """
 
-    def __init__(self, model: str) -> None:
+    __slots__ = (
+        "cached_tokens",
+        "first_ns",
+        "last_ns",
+        "model",
+        "prompt_tokens",
+        "reads_only_prompt",
+        "started_ns",
+        "tokens",
+    )
+
+    def __init__(self, model: str, *, reads_only_prompt: bool) -> None:
         self.model = model
+        self.reads_only_prompt = reads_only_prompt
         self.started_ns = time.monotonic_ns()
         self.first_ns = self.last_ns = 0
         self.tokens = self.prompt_tokens = self.cached_tokens = 0
@@ -39,19 +53,25 @@ class LocalAnswering:
         *,
         priority: Priority = Priority.OWN,
         observe: SpeedObserver | None = None,
+        is_full: Callable[[str], bool] = lambda model: False,
     ) -> None:
-        """resolve: as `ModelStore.resolve`, blocking. observe: told of each generation once it has ended."""
+        """resolve: as `ModelStore.resolve`, blocking. observe: told of each generation once it has ended.
+
+        is_full: whether a request for a model, by BLAKE3, would have to wait for a slot now.
+        """
         self._engines = engines
         self._resolve = resolve
         self._priority = priority
         self._observe = observe
+        self._is_full = is_full
         self._attempts = count(1)
 
     @asynccontextmanager
     async def open_ask(self, ask: Ask) -> AsyncIterator[AsyncIterator[Delta]]:
         """See `Answering.open_ask`."""
         installed = await self._installed(ask.model)
-        observed = Observed(installed.entry.blake3)
+        is_plain = not ask.resume_ids and not self._is_full(ask.model)
+        observed = Observed(installed.entry.blake3, reads_only_prompt=is_plain)
         async with self._engines.open_stream(installed.name, self._request(ask, installed)) as deltas:
             try:
                 yield _Watched(deltas, observed)

@@ -61,7 +61,9 @@ class AppNode:
         self._engines = engines
         self._own = own_facts
         self._trusted = trusted
-        self._local = LocalAnswering(engines, store.resolve, observe=own_facts.observe)
+        self._local = LocalAnswering(
+            engines, store.resolve, observe=own_facts.observe, is_full=own_facts.is_full
+        )
         self._dispatcher = Dispatcher(
             name=name,
             local=self._local,

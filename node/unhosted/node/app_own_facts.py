@@ -63,13 +63,14 @@ class OwnFacts:
             return
         now_ns = time.monotonic_ns()
         streams = sum(one.slots_busy for one in self._loaded())
-        self._speeds.observe_first_token(
-            LOCAL,
-            observed.model,
-            new_prompt_tokens=observed.prompt_tokens - observed.cached_tokens,
-            latency_ns=observed.first_ns - observed.started_ns,
-            now_ns=now_ns,
-        )
+        if observed.reads_only_prompt and observed.prompt_tokens:  # a cancelled one told no count
+            self._speeds.observe_first_token(
+                LOCAL,
+                observed.model,
+                new_prompt_tokens=observed.prompt_tokens - observed.cached_tokens,
+                latency_ns=observed.first_ns - observed.started_ns,
+                now_ns=now_ns,
+            )
         self._speeds.observe_decode(
             LOCAL,
             observed.model,
@@ -86,6 +87,11 @@ class OwnFacts:
                 loaded = next((one for one in self._loaded() if one.model == listed.entry.name), None)
                 return self._facts(listed, loaded, time.monotonic_ns())
         return None
+
+    def is_full(self, blake3: str) -> bool:
+        """Whether a request would have to wait for a slot now."""
+        facts = self.of(blake3)
+        return facts is not None and facts.slots_free == 0
 
     def models(self) -> tuple[ModelFacts, ...]:
         """Of now: slots and queues change with every request."""

@@ -1,4 +1,4 @@
-"""The parts of the trusted ring, put together. Importing this imports libp2p and zeroconf: never offline."""
+"""The parts of the trusted ring, put together. Importing this imports libp2p: never offline."""
 
 import logging
 import socket
@@ -89,6 +89,7 @@ async def open_parts(needs: Needs) -> AsyncIterator[Parts]:
                 listen=_listen(config.peers_host, port),
                 is_paired=book.is_paired,
                 interface_allowed=partial(_is_allowed, config.peers_interfaces),
+                agent=f"unhosted/{needs.version}",
             )
             await nursery.start(network.run)
             yield await _start_rest(needs, book, network, port, nursery.start)

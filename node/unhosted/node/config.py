@@ -8,13 +8,27 @@ case behind `UNHOSTED_`; other `UNHOSTED_*` variables are left alone (container 
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from unhosted.node.config_values import (
+    Bad,
+    choice,
+    endpoints,
+    flag,
+    hours,
+    integer,
+    names,
+    optional_text,
+    short_name,
+    show_usd,
+    size,
+    text,
+    usd,
+)
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.service import Radius
 
@@ -25,17 +39,7 @@ KvType = Literal["f16", "q8_0"]
 FILE_BYTES_MAX = 1 << 20
 """A settings file of a megabyte is not one; reading it whole must stay cheap."""
 
-LIST_ENTRIES_MAX = 64
-"""Origins and hosts are compared one by one on every request."""
-
-USD_PER_MONTH_MAX = 1_000_000
-"""A cap above this is a typing error, and a cap exists to catch those."""
-
-MICROS_PER_USD = 1_000_000
 OTHER_VARIABLES = frozenset({"UNHOSTED_HOME", "UNHOSTED_LLAMA_LIB"})
-_SIZE = re.compile(r"(\d+(?:\.\d{1,3})?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-_USD = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?")
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,16 @@ class Paths:
         return self.data_dir / "models"
 
     @property
+    def identity_file(self) -> Path:
+        """The key that makes this machine the one that others paired with; mode 0600."""
+        return self.state_dir / "identity.key"
+
+    @property
+    def peers_file(self) -> Path:
+        """The paired machines, what each may do, and where it was found."""
+        return self.state_dir / "peers.db"
+
+    @property
     def api_token_file(self) -> Path:
         """The key of the HTTP API, made at the first bind that needs one."""
         return self.state_dir / "api-token"
@@ -66,6 +80,10 @@ class Config:
 
     idle_unload_s: 0 keeps models loaded. max_micros_per_month: the public cap, micro-USDC. allowed_hosts and
     allowed_origins: names beside loopback and the bound host that a request may carry.
+
+    peers_host: empty for every interface. peers_interfaces: empty for all. peers_name: empty for the host's.
+    peers_announce: host:port texts under which others reach this machine. peers_quiet_hours: HH:MM-HH:MM,
+    local time, or empty.
     """
 
     paths: Paths
@@ -87,15 +105,28 @@ class Config:
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     log_level: LogLevel = "info"
+    peers_enabled: bool = True
+    peers_port: int = 8643
+    peers_bulk_port: int = 8644
+    peers_host: str = ""
+    peers_interfaces: tuple[str, ...] = ()
+    peers_mdns: bool = True
+    peers_name: str = ""
+    peers_announce: tuple[str, ...] = ()
+    peers_port_mapping: bool = False
+    peers_relay: bool = True
+    peers_quiet_hours: str = ""
+    peers_pause_when_busy: bool = False
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether anything of the trusted ring is started: no listener, no mDNS and no import without it."""
+        return self.peers_enabled and not self.offline and self.radius != "local"
 
 
 def _flat(name: str) -> str:
     return name.replace("-", "_").replace(".", "_").lower()
-
-
-class Bad(ValueError):
-    """A value that its key does not allow; the message says what would be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,73 +144,6 @@ class Key:
         return "UNHOSTED_" + _flat(self.name).upper()
 
 
-def _integer(low: int, high: int) -> Callable[[object], object]:
-    def parse(value: object) -> int:
-        text = str(value).strip()
-        if isinstance(value, bool) or not re.fullmatch(r"\d{1,18}", text) or not low <= int(text) <= high:
-            raise Bad(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _choice(*choices: str) -> Callable[[object], object]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise Bad(f"one of {', '.join(choices)}")
-        return str(value)
-
-    return parse
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value.strip()) <= 1024 or not value.isprintable():
-        raise Bad("a text of 1 to 1024 printable characters")
-    return value.strip()
-
-
-def _flag(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text not in _TRUE | _FALSE:
-        raise Bad("true or false")
-    return text in _TRUE
-
-
-def _size(value: object) -> int:
-    """Bytes from 8000000000, "8GB" (decimal) or "7.5GiB" (binary)."""
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None or isinstance(value, bool):
-        raise Bad('a number of bytes, or a size such as "8GB" or "7.5GiB"')
-    number, unit, binary = match.groups()
-    scale: int = (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " ")
-    whole, _, part = number.partition(".")
-    size_bytes = int(whole) * scale + int(part.ljust(3, "0") or 0) * scale // 1000
-    if size_bytes >= 1 << 60:
-        raise Bad("less than an exabyte")
-    return size_bytes
-
-
-def _usd(value: object) -> int:
-    """Micro-USDC from dollars as text or number; exact, floats never see the amount."""
-    match = _USD.fullmatch(str(value).strip().removeprefix("$"))
-    if match is None or isinstance(value, bool) or int(match[1]) > USD_PER_MONTH_MAX:
-        raise Bad(f"an amount in USD from 0 to {USD_PER_MONTH_MAX}, at most 6 decimals, such as 5 or 5.00")
-    return int(match[1]) * MICROS_PER_USD + int((match[2] or "").ljust(6, "0"))
-
-
-def _names(value: object) -> tuple[str, ...]:
-    entries = value.split(",") if isinstance(value, str) else value
-    if not isinstance(entries, list) or len(entries) > LIST_ENTRIES_MAX:
-        raise Bad(f"a list of at most {LIST_ENTRIES_MAX} names, or names with commas between")
-    return tuple(_text(entry) for entry in entries if entry != "")
-
-
-def _show_usd(micros: int) -> str:
-    whole, part = divmod(micros, MICROS_PER_USD)
-    text = f"{part:06d}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{text}"
-
-
 def _same(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
@@ -188,31 +152,48 @@ def _key(name: str, parse: Callable[[object], object], help: str) -> Key:
     return Key(name=name, field=name, parse=parse, show=_same, help=help)
 
 
+def _peers(name: str, parse: Callable[[object], object], help: str) -> Key:
+    field_name = "peers_" + name.replace("-", "_")
+    return Key(name=f"peers.{name}", field=field_name, parse=parse, show=_same, help=help)
+
+
 KEYS: tuple[Key, ...] = (
-    _key("host", _text, "address to listen on; another one than loopback needs a bearer token"),
-    _key("port", _integer(0, 65535), "port of the API and the page; 0 takes a free one"),
-    _key("offline", _flag, "make no connection outside this machine"),
-    _key("default_model", _text, "the model of `run` and `chat` when none is named"),
-    _key("slots", _integer(1, 256), "requests that one model answers at once"),
-    _key("context_tokens", _integer(0, 1 << 24), "context of one request in tokens; 0: what fits"),
-    _key("threads", _integer(0, 1024), "threads of the engine; 0: it chooses"),
-    _key("batch_tokens", _integer(32, 65536), "tokens that one engine step takes at most"),
-    _key("ubatch_tokens", _integer(32, 65536), "tokens that one pass over the weights takes at most"),
-    _key("kv_type", _choice("f16", "q8_0"), "format of the KV cache; q8_0 takes half the memory"),
-    _key("idle_unload_s", _integer(0, 31_536_000), "unload a model after so many idle seconds; 0: never"),
-    _key("memory_budget_bytes", _size, "memory for all models, such as 8GB; 0: what is free"),
-    _key("queue_max", _integer(0, 65536), "requests that may wait per model before 503"),
-    _key("radius", _choice("local", "trusted", "public"), "how far a request may go by default"),
+    _key("host", text, "address to listen on; another one than loopback needs a bearer token"),
+    _key("port", integer(0, 65535), "port of the API and the page; 0 takes a free one"),
+    _key("offline", flag, "make no connection outside this machine"),
+    _key("default_model", text, "the model of `run` and `chat` when none is named"),
+    _key("slots", integer(1, 256), "requests that one model answers at once"),
+    _key("context_tokens", integer(0, 1 << 24), "context of one request in tokens; 0: what fits"),
+    _key("threads", integer(0, 1024), "threads of the engine; 0: it chooses"),
+    _key("batch_tokens", integer(32, 65536), "tokens that one engine step takes at most"),
+    _key("ubatch_tokens", integer(32, 65536), "tokens that one pass over the weights takes at most"),
+    _key("kv_type", choice("f16", "q8_0"), "format of the KV cache; q8_0 takes half the memory"),
+    _key("idle_unload_s", integer(0, 31_536_000), "unload a model after so many idle seconds; 0: never"),
+    _key("memory_budget_bytes", size, "memory for all models, such as 8GB; 0: what is free"),
+    _key("queue_max", integer(0, 65536), "requests that may wait per model before 503"),
+    _key("radius", choice("local", "trusted", "public"), "how far a request may go by default"),
     Key(
         name="public.max-usd-per-month",
         field="max_micros_per_month",
-        parse=_usd,
-        show=_show_usd,
+        parse=usd,
+        show=show_usd,
         help="most that may be spent in a calendar month (UTC); 0: nothing is ever paid",
     ),
-    _key("allowed_origins", _names, "web origins that may call the API, such as https://app.example"),
-    _key("allowed_hosts", _names, "Host names that are accepted beside loopback and the bound one"),
-    _key("log_level", _choice("debug", "info", "warning", "error"), "how much `serve` writes to stderr"),
+    _key("allowed_origins", names, "web origins that may call the API, such as https://app.example"),
+    _key("allowed_hosts", names, "Host names that are accepted beside loopback and the bound one"),
+    _peers("enabled", flag, "pair with other machines of yours; off: nothing of it is started"),
+    _peers("port", integer(0, 65535), "port that other machines reach this one at; 0 takes a free one"),
+    _peers("bulk-port", integer(0, 65535), "port that models are sent over; 0 takes a free one"),
+    _peers("host", optional_text, "address to listen on for other machines; empty: all"),
+    _peers("interfaces", names, "network interfaces to listen and look on, such as eth0; empty: all"),
+    _peers("mdns", flag, "be found, and find others, on the local network"),
+    _peers("name", short_name, "what others see this machine as; empty: its host name"),
+    _peers("announce", endpoints, "host:port under which others reach this machine from elsewhere"),
+    _peers("port-mapping", flag, "ask the router to let others in (UPnP, NAT-PMP)"),
+    _peers("relay", flag, "carry encrypted traffic between machines that are paired with this one"),
+    _peers("quiet-hours", hours, "local time without work for others, such as 22:00-07:00"),
+    _peers("pause-when-busy", flag, "no work for others while this machine is used"),
+    _key("log_level", choice("debug", "info", "warning", "error"), "how much `serve` writes to stderr"),
 )
 KEY_BY_FLAT_NAME = {_flat(key.name): key for key in KEYS}
 

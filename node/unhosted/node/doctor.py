@@ -9,17 +9,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from unhosted.node import app_facts, config
+from unhosted.node import app_facts, config, doctor_peers
 from unhosted.node.cli.remote import find_server
 from unhosted.node.config import Config
 from unhosted.node.core.errors import Refused
+from unhosted.node.finding import Finding, Status
 from unhosted.node.version import installed_version
-
-Status = Literal["ok", "warn", "fail"]
 
 DISK_LOW_BYTES = 2_000_000_000
 """Room for a small model; below it a pull will be refused soon."""
@@ -29,16 +26,6 @@ MEMORY_LOW_BYTES = 600_000_000
 
 SIMD = ("AVX512", "AVX2", "SVE", "NEON", "AVX")
 BACKENDS = ("CUDA", "METAL", "VULKAN", "HIP", "SYCL")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the report. next: the command or step that helps, where there is one."""
-
-    check: str
-    status: Status
-    text: str
-    next: str | None = None
 
 
 def examine(settings: Config, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
@@ -52,6 +39,9 @@ def examine(settings: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         lambda: _disk(settings),
         lambda: _models(settings),
         lambda: _port(settings),
+        lambda: doctor_peers.port(settings),
+        lambda: doctor_peers.identity(settings),
+        lambda: doctor_peers.discovery(settings),
         lambda: _settings(settings, environ),
         lambda: _offline(settings),
     )

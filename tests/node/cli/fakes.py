@@ -50,6 +50,7 @@ class FakeNode:
     cancelled: int = 0
     opened: int = 0
     closed: int = 0
+    with_peers: bool = False
 
     @asynccontextmanager
     async def open_chat(self, request: ChatRequest) -> AsyncIterator[FakeStream]:
@@ -63,8 +64,11 @@ class FakeNode:
             raise
 
     @asynccontextmanager
-    async def open_node(self, config: Config, *, offline: bool) -> AsyncIterator["FakeNode"]:
+    async def open_node(
+        self, config: Config, *, offline: bool, with_peers: bool
+    ) -> AsyncIterator["FakeNode"]:
         self.opened += 1
+        self.with_peers = with_peers
         try:
             yield self
         finally:

@@ -7,11 +7,11 @@ import pytest
 
 from tests.node.cli.conftest import Unhosted
 from tests.node.cli.fakes import FakeNode
-from unhosted.node.cli.backend import Question, Started
+from unhosted.node.cli.backend import Ended, Question, Started
 from unhosted.node.cli.local import LocalBackend
 from unhosted.node.config import load
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.service import Message
+from unhosted.node.core.service import AnswerDelta, Message
 
 
 def turns(node: FakeNode, index: int) -> list[tuple[str, str]]:
@@ -62,7 +62,13 @@ def test_closing_an_answer_cancels_its_request(home: object, node: FakeNode) -> 
         pieces.close()
         assert node.cancelled == 1
         node.is_endless = False
-        assert len(list(backend.ask(question))) == 4
+        assert [type(piece) for piece in backend.ask(question)] == [
+            Started,
+            AnswerDelta,
+            AnswerDelta,
+            AnswerDelta,
+            Ended,
+        ]
 
 
 @pytest.mark.parametrize("words", [[], ["Hello"]], ids=["before the first word", "after some"])

@@ -170,6 +170,36 @@ def test_the_running_node_answers_as_one_in_this_process_does(
     )
 
 
+def test_a_model_travels_on_a_stick_and_stays_without_it(
+    unhosted: Unhosted, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    exported = unhosted("export", model, str(stick), "--json")
+    assert exported.code == 0, exported.err
+    told = json.loads(exported.out)
+    assert set(told) == {"path", "sidecar", "size_bytes", "blake3", "sha256"}
+    again = unhosted("export", model, str(stick))
+    assert again.code == 1 and "is there already" in again.err
+    monkeypatch.setenv("UNHOSTED_HOME", str(tmp_path / "other machine"))
+    copied = unhosted("pull", told["path"], "--copy", "--json")
+    assert copied.code == 0, copied.err
+    Path(told["path"]).unlink()
+    entry = json.loads(copied.out)
+    assert (entry["name"], entry["blake3"]) == (model, told["blake3"])
+    assert json.loads(unhosted("show", model, "--json").out)["name"] == model
+    wrong = unhosted("pull", "smollm2:135m", "--copy")
+    assert wrong.code == 2 and "leave out --copy" in wrong.err
+
+
+def test_a_model_on_another_disk_is_said_to_go_with_it(
+    unhosted: Unhosted, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unhosted.node.app_copying.is_elsewhere", lambda config, path: True)
+    result = unhosted("pull", str(tiny))
+    assert result.code == 0 and f"`unhosted pull {tiny} --copy` keeps a copy" in result.err
+
+
 @pytest.mark.slow
 def test_chat_goes_through_the_running_node(unhosted: Unhosted, model: str, serving: Serving) -> None:
     result = unhosted("chat", model, stdin="/help\n/exit\n")

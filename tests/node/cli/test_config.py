@@ -79,6 +79,14 @@ def test_a_wrong_table_is_an_unknown_key(home: dict[str, str]) -> None:
         ("public.max-usd-per-month = nan", "USD"),
         ("public.max-usd-per-month = 0.0000001", "USD"),
         ("port = [1]", "0 to 65535"),
+        ('peers.announce = "pc.example.org"', "host:port"),
+        ('peers.announce = "pc.example.org:0"', "host:port"),
+        ('peers.quiet-hours = "22-07"', "22:00-07:00"),
+        ('peers.quiet-hours = "24:00-07:00"', "22:00-07:00"),
+        ('peers.quiet-hours = "07:00-07:00"', "two different times"),
+        ('peers.name = "local"', "means this machine"),
+        ('peers.name = "12345678901234567890123456789012345678901234567890"', "at most 48"),
+        ("peers.port = 65536", "0 to 65535"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_it_may_be(
@@ -185,6 +193,27 @@ def test_lists_come_with_commas_or_as_toml(home: dict[str, str]) -> None:
     loaded = config.load(environ=environ)
     assert loaded.allowed_hosts == ("a.example", "b.example")
     assert loaded.allowed_origins == ("https://a.example", "https://b.example")
+
+
+def test_peers_are_set_in_their_table_or_by_variable(home: dict[str, str]) -> None:
+    write(home, '[peers]\nname = "pc"\nbulk-port = 0\nquiet-hours = "22:00-07:00"\ninterfaces = ["eth0"]\n')
+    environ = home | {"UNHOSTED_PEERS_ANNOUNCE": "pc.example.org:8643,[2001:db8::5]:8643"}
+    loaded = config.load({"peers_port": 9000}, environ)
+    assert (loaded.peers_name, loaded.peers_port, loaded.peers_bulk_port) == ("pc", 9000, 0)
+    assert loaded.peers_quiet_hours == "22:00-07:00" and loaded.peers_interfaces == ("eth0",)
+    assert loaded.peers_announce == ("pc.example.org:8643", "[2001:db8::5]:8643")
+    config.set_value(config.locate(home), "peers.quiet-hours", "")
+    assert config.load(environ=home).peers_quiet_hours == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({}, True), ({"offline": True}, False), ({"radius": "local"}, False), ({"peers_enabled": False}, False)],
+)
+def test_peers_are_on_unless_something_keeps_this_machine_alone(
+    home: dict[str, str], flags: dict[str, object], expected: bool
+) -> None:
+    assert config.load(flags, home).has_peers is expected
 
 
 def test_variables_that_nothing_reads_are_found() -> None:

@@ -13,7 +13,10 @@ from tests.node.cli.conftest import Unhosted
 from unhosted.node.cli import main, output
 from unhosted.node.core.errors import LocalFault, Refused
 
-HEAVY = {"trio", "numpy", "httpx", "fastapi", "pydantic", "rich", "tomlkit", "jinja2", "llama_cpp", "ctypes"}
+HEAVY = {
+    *("trio", "numpy", "httpx", "fastapi", "pydantic", "rich", "tomlkit", "jinja2", "llama_cpp", "ctypes"),
+    *("libp2p", "multiaddr", "zeroconf", "segno", "psutil", "spake2", "cryptography"),
+}
 
 
 def python(*args: str) -> "subprocess.CompletedProcess[str]":

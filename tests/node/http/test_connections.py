@@ -77,7 +77,7 @@ def test_a_client_that_leaves_frees_its_slot(model: str, stream: bool) -> None:
 )
 def test_a_client_that_leaves_ends_what_has_no_stream(path: str, body: object) -> None:
     class Slow(FakeNode):
-        async def embed(self, model: str, inputs: object) -> NoReturn:
+        async def embed(self, model: str, inputs: object, **within: object) -> NoReturn:
             self.entered.set()
             try:
                 await trio.sleep_forever()

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.fake_peers import FACTS
 from tests.fakes import CACHED_TOKENS, DYING, MODEL, MODELS, PROMPT_TOKENS, WORDS, FakeNode
 from unhosted.node.core.service import ChatRequest, CompletionRequest, Message, ToolCall
 
@@ -217,7 +218,10 @@ def test_responses_stream_that_fails_says_so(client: httpx.Client) -> None:
 
 def test_models_are_listed_for_both_sdks(client: httpx.Client) -> None:
     plain = client.get("/v1/models").json()
-    assert [model["id"] for model in plain["data"]] == list(MODELS)
+    assert [model["id"] for model in plain["data"]] == [*MODELS, FACTS.name]
+    assert {model["owned_by"] for model in plain["data"][:-1]} == {"local"}
+    assert plain["data"][-1]["owned_by"] == "desktop"
+    assert plain["data"][-1]["unhosted"]["peers"] == ["desktop"]
     anthropic = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
     assert anthropic["data"][0]["created_at"] == "2023-11-14T22:13:20Z"
     assert not anthropic["has_more"]
@@ -226,6 +230,8 @@ def test_models_are_listed_for_both_sdks(client: httpx.Client) -> None:
 def test_a_model_is_found_by_name_alias_and_with_a_radius(client: httpx.Client) -> None:
     for name in (MODEL, f"{MODEL}-alias", f"{MODEL}@local"):
         assert client.get(f"/v1/models/{name}").json()["id"] == MODEL
+    for name in (FACTS.name, "llama3.1", f"{FACTS.name}@trusted"):
+        assert client.get(f"/v1/models/{name}").json()["id"] == FACTS.name
     missing = client.get("/v1/models/hf.co/org/repo:Q4")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 

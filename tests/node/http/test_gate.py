@@ -128,7 +128,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
     linked = re.findall(r'(?:src|href)="([^"#][^"]*)"', page.text)
-    assert sorted(linked) == ["/icon.svg", "/page.css", "/page.js"]
+    assert sorted(linked) == ["/icon.svg", "/page.css", "/page.js", "/peers.js"]
     for path in linked:
         response = client.get(path)
         assert response.status_code == 200

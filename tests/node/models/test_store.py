@@ -170,6 +170,8 @@ def test_prune_removes_what_killed_processes_left_but_nothing_under_way(
         (store.partial_dir / f"{key}.journal").write_bytes(b"{}")
     orphan = store.root / "blobs" / f"{'0' * 64}.gguf"
     orphan.write_bytes(bytes(4096))
+    chunks = store.root / "chunks"
+    (chunks / f"{'0' * 64}.b3").write_bytes(bytes(32))
     lock_path = store.partial_dir / "live.lock"
     lock = try_lock(lock_path)
     assert lock is not None
@@ -181,6 +183,7 @@ def test_prune_removes_what_killed_processes_left_but_nothing_under_way(
     ]
     assert not orphan.exists()
     assert model.path.exists()
+    assert [path.stem for path in chunks.iterdir()] == [model.entry.blake3]
     release_lock(lock_path, lock)
 
 

@@ -80,7 +80,13 @@ def real_network(
     limits: Limits | None = None,
     listen: Sequence[tuple[str, int]] = (("127.0.0.1", 0),),
 ) -> LibP2PNetwork:
-    return LibP2PNetwork(new_identity(), listen=listen, is_paired=paired.__contains__, limits=limits)
+    return LibP2PNetwork(
+        new_identity(),
+        listen=listen,
+        is_paired=paired.__contains__,
+        limits=limits,
+        agent="unhosted/0.test",
+    )
 
 
 async def until_connections(network: Watched, count: int) -> tuple[Connection, ...]:

@@ -3,10 +3,12 @@
 import pytest
 import trio
 import trio.testing
+from libp2p.io.exceptions import IOException
 
 from unhosted.node.shell.peers import listener
 from unhosted.node.shell.peers.limits import Limits
 from unhosted.node.shell.peers.listener import Porch, Rate
+from unhosted.node.shell.peers.sockets import Wire
 
 
 def test_many_handshakes_of_one_address_wait() -> None:
@@ -62,6 +64,26 @@ def test_a_silent_connection_costs_no_handshake_and_is_closed(autojump_clock: tr
         assert greeted == []
 
     trio.run(main, clock=autojump_clock)
+
+
+def test_a_handshake_takes_in_no_more_than_it_may() -> None:
+    class Endless:
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            return bytes(1000)
+
+        async def send_all(self, data: bytes) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    async def main() -> None:
+        wire = Wire(Endless(), remote=None, allowed_bytes=3000)
+        assert await wire.read(2500) == bytes(2500)
+        with pytest.raises(IOException, match="too many bytes"):
+            await wire.read(10_000)
+        wire.unlimit()
+        assert await wire.read(10_000) == bytes(10_000)
+
+    trio.run(main)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from unhosted.node.cli.backend import Backend, Piece, Question, Started
-from unhosted.node.cli.output import note, printable_answer
+from unhosted.node.cli.backend import Backend, Ended, Piece, Question, Started
+from unhosted.node.cli.output import is_error_terminal, note, printable, printable_answer
 from unhosted.node.config import Config
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import Usage
@@ -51,12 +51,16 @@ def show(pieces: Generator[Piece, None, None], *, is_quiet: bool = False) -> Out
     texts: list[str] = []
     finish: str | None = None
     usage: Usage | None = None
+    provenance: Provenance | None = None
     is_terminal = sys.stdout.isatty()
     # Closed here and not by the collector: the request is cancelled before its node is stopped.
     with contextlib.closing(pieces):
         for piece in pieces:
             if isinstance(piece, Started):
                 started = piece
+                continue
+            if isinstance(piece, Ended):
+                provenance = piece.provenance
                 continue
             if piece.text:
                 texts.append(piece.text)
@@ -67,5 +71,25 @@ def show(pieces: Generator[Piece, None, None], *, is_quiet: bool = False) -> Out
             usage = piece.usage or usage
     assert started is not None
     return Outcome(
-        model=started.model, text="".join(texts), provenance=started.provenance, finish=finish, usage=usage
+        model=started.model,
+        text="".join(texts),
+        provenance=provenance or started.provenance,
+        finish=finish,
+        usage=usage,
     )
+
+
+def note_source(provenance: Provenance) -> None:
+    """Tell people at a terminal who answered, unless it is what they expect: this machine, to the end."""
+    if is_error_terminal() and (provenance.ring != "local" or provenance.resumed_on):
+        note(source_line(provenance))
+
+
+def source_line(provenance: Provenance) -> str:
+    """Who answered, in which ring and why, and who went on after a failure."""
+    who = f"answered by {provenance.served_by} ({provenance.ring})"
+    reason = f": {provenance.reason}" if provenance.reason else ""
+    resumed = (
+        f"; then {', then '.join(provenance.resumed_on)} went on with it" if provenance.resumed_on else ""
+    )
+    return printable(f"[{who}{reason}{resumed}]")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from unhosted.node.config import Config
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.model_ref import split_radius
 from unhosted.node.core.service import AnswerDelta, Message, Provenance, Radius
 
 
@@ -36,7 +38,14 @@ class Started:
     provenance: Provenance
 
 
-Piece = Started | AnswerDelta
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The last piece: who served it, as it is known at the end."""
+
+    provenance: Provenance
+
+
+Piece = Started | AnswerDelta | Ended
 
 
 class Backend(Protocol):
@@ -46,7 +55,7 @@ class Backend(Protocol):
         ...
 
     def ask(self, question: Question) -> Generator[Piece, None, None]:
-        """`Started`, then deltas. Closing the iterator, or an interrupt inside it, cancels the request.
+        """`Started`, deltas, `Ended`. Closing the iterator, or an interrupt inside it, cancels the request.
 
         Raises: Refused.
         """
@@ -54,8 +63,11 @@ class Backend(Protocol):
 
 
 @contextlib.contextmanager
-def open_backend(config: Config) -> Iterator[Backend]:
-    """The running node of these settings if there is one, else a node in this process until the exit."""
+def open_backend(config: Config, model: str) -> Iterator[Backend]:
+    """The running node of these settings if there is one, else a node in this process until the exit.
+
+    model: of the first question; the node in this process reaches paired machines if they may be needed.
+    """
     from unhosted.node.cli.remote import RemoteBackend, find_server
 
     server = find_server(config)
@@ -64,5 +76,21 @@ def open_backend(config: Config) -> Iterator[Backend]:
         return
     from unhosted.node.cli.local import LocalBackend
 
-    with LocalBackend(config) as backend:
+    with LocalBackend(config, with_peers=_needs_peers(config, model)) as backend:
         yield backend
+
+
+def _needs_peers(config: Config, model: str) -> bool:
+    """Whether a machine was ever paired, and the model is asked of others or is not here."""
+    if not config.has_peers or not config.paths.peers_file.exists():
+        return False
+    name, radius = split_radius(model)
+    if radius is not None:
+        return radius != "local"
+    from unhosted.node import app
+
+    try:
+        app.model_store(config).resolve(name)
+    except Refused:
+        return True
+    return False

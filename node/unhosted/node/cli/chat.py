@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import click
 
-from unhosted.node.cli.asking import ask
-from unhosted.node.cli.backend import Backend, Question, Started, open_backend
+from unhosted.node.cli.asking import ask, note_source
+from unhosted.node.cli.backend import Backend, Ended, Question, Started, open_backend
 from unhosted.node.cli.common import load_config, model_argument, offline_option
 from unhosted.node.cli.output import note, printable_answer
 from unhosted.node.config import Config
@@ -50,7 +50,7 @@ def chat(model: str | None, system: str, temperature: float | None, offline: boo
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - input() then has editing and history, in memory only
-    with open_backend(config) as backend:
+    with open_backend(config, conversation.model) as backend:
         if sys.stdin.isatty():
             note(f"{conversation.model} on {backend.where}; /help for help")
         refused_count = _converse(backend, config, conversation, temperature)
@@ -90,11 +90,14 @@ def _converse(backend: Backend, config: Config, conversation: Conversation, temp
 def _answer(backend: Backend, question: Question, config: Config) -> str:
     """Show the answer and give what came of it; Ctrl-C keeps what there is."""
     texts: list[str] = []
+    ended: Ended | None = None
     is_terminal = sys.stdout.isatty()
     pieces = ask(backend, question, config)
     try:
         for piece in pieces:
-            if not isinstance(piece, Started) and piece.text:
+            if isinstance(piece, Ended):
+                ended = piece
+            elif not isinstance(piece, Started) and piece.text:
                 texts.append(piece.text)
                 sys.stdout.write(printable_answer(piece.text) if is_terminal else piece.text)
                 sys.stdout.flush()
@@ -106,6 +109,8 @@ def _answer(backend: Backend, question: Question, config: Config) -> str:
         pieces.close()
     sys.stdout.write("\n")
     sys.stdout.flush()
+    if ended is not None:
+        note_source(ended.provenance)
     return "".join(texts)
 
 

@@ -12,7 +12,7 @@ from unhosted.node.config import Config
 from unhosted.node.core.errors import Refused
 
 if TYPE_CHECKING:
-    from unhosted.node.doctor import Finding
+    from unhosted.node.finding import Finding
     from unhosted.node.offline_proof import Evidence
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -30,8 +30,9 @@ def doctor(wants_proof: bool, as_json: bool) -> int:
     show the packet counters before and after. Exit code 1 if a check fails or the proof does not hold.
     """
     # The flag means the proof; the process that runs it has to be free to make the namespace.
-    config = settings.load({"offline": False})
-    return _prove(config, as_json) if wants_proof else _report(config, as_json)
+    if wants_proof:
+        return _prove(settings.load({"offline": False}), as_json)
+    return _report(settings.load(), as_json)
 
 
 def _report(config: Config, as_json: bool) -> int:

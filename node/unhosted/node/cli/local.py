@@ -7,27 +7,33 @@ gives to the main thread alone, stops an answer instead of the node.
 import contextlib
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import trio
 
-from unhosted.node.cli.backend import Piece, Question, Started
+from unhosted.node.cli.backend import Ended, Piece, Question, Started
 from unhosted.node.config import Config
 from unhosted.node.core.inference import Constraint
 from unhosted.node.core.service import ChatRequest, Node, Options
 from unhosted.verify.params import ParameterError, SamplingParams
+
+T = TypeVar("T")
 
 # An answer ends at the context's end, which bounds what waits here.
 Items = queue.SimpleQueue[Piece | BaseException | None]
 
 
 class LocalBackend:
-    """A context: entering starts the node, leaving stops it and its engines."""
+    """A context: entering starts the node, leaving stops it and its engines.
 
-    def __init__(self, config: Config) -> None:
+    with_peers: reach paired machines too, if the settings allow it; their libraries take a second to load.
+    """
+
+    def __init__(self, config: Config, *, with_peers: bool = False) -> None:
         self._config = config
+        self._with_peers = with_peers
         self._thread = threading.Thread(target=self._run, name="node")
         self._started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -79,6 +85,11 @@ class LocalBackend:
                 while (item := items.get()) is not None and not isinstance(item, BaseException):
                     pass  # what came before the end of the cancelled request
 
+    def call(self, work: Callable[[Node], Awaitable[T]]) -> T:
+        """What `work` gives, run where the node lives; this thread waits. Raises: what it raises."""
+        assert self._node is not None
+        return trio.from_thread.run(work, self._node, trio_token=self._token)
+
     def _stop(self) -> None:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
@@ -100,7 +111,8 @@ class LocalBackend:
 
         self._token = trio.lowlevel.current_trio_token()
         with self._starting:
-            async with app.open_node(self._config, offline=self._config.offline) as node:
+            opening = app.open_node(self._config, offline=self._config.offline, with_peers=self._with_peers)
+            async with opening as node:
                 self._node = node
                 async with trio.open_nursery() as self._nursery:
                     self._started.put(None)
@@ -115,6 +127,7 @@ class LocalBackend:
                     items.put(Started(model=stream.model, provenance=stream.provenance))
                     async for delta in stream:
                         items.put(delta)
+                    items.put(Ended(provenance=stream.provenance))
         except Exception as failure:  # raised again in the main thread, where the command waits
             end = failure
         finally:

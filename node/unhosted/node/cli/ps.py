@@ -4,8 +4,7 @@ import click
 
 from unhosted.node.cli.common import json_option, load_config
 from unhosted.node.cli.output import Column, human_duration, human_size, note, write_json, write_table
-from unhosted.node.cli.remote import fetch, find_server
-from unhosted.node.core.errors import Refused
+from unhosted.node.cli.remote import fetch, running_server
 
 
 @click.command()
@@ -14,10 +13,7 @@ from unhosted.node.core.errors import Refused
 def ps(port: int | None, as_json: bool) -> None:
     """Show the models that the running node has loaded."""
     config = load_config(port=port)
-    server = find_server(config)
-    if server is None:
-        where = f"{config.host}:{config.port}"
-        raise Refused("engine_failed", f"no node is running at {where}; start one with `unhosted serve`")
+    server = running_server(config)
     loaded = fetch(server, "/api/models")["loaded"]
     if as_json:
         write_json(loaded)

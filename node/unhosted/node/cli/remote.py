@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from unhosted.node.cli.backend import Piece, Question, Started
+from unhosted.node.cli.backend import Ended, Piece, Question, Started
 from unhosted.node.config import Config
 from unhosted.node.core.errors import Code, Refused
 from unhosted.node.core.inference import Usage
@@ -27,6 +27,8 @@ ANSWER_TIMEOUT_S = 600.0
 BODY_BYTES_MAX = 16 << 20
 LINE_BYTES_MAX = 4 << 20
 """Both bound what a wrong server on our port can make this process hold."""
+
+_JSON_BODY = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +57,50 @@ def find_server(config: Config) -> Server | None:
     return server if is_ours else None
 
 
-def fetch(server: Server, path: str, *, timeout_s: float = 30.0) -> Any:
-    """GET `path` as JSON. Raises: Refused with the server's own message."""
+def running_server(config: Config) -> Server:
+    """The running node. Raises: Refused that says how to start one."""
+    server = find_server(config)
+    if server is None:
+        where = f"{config.host}:{config.port}"
+        raise Refused("engine_failed", f"no node is running at {where}; start one with `unhosted serve`")
+    return server
+
+
+def fetch(
+    server: Server, path: str, *, method: str = "GET", value: object = None, timeout_s: float = 30.0
+) -> Any:
+    """The JSON of a path; value: the JSON to send. Raises: Refused with the server's own message."""
     connection = http.client.HTTPConnection(server.host, server.port, timeout=timeout_s)
     try:
-        connection.request("GET", path, headers=_headers(server))
+        body, headers = (None, {}) if value is None else (json.dumps(value).encode(), _JSON_BODY)
+        connection.request(method, path, body, _headers(server) | headers)
         response = connection.getresponse()
-        body = response.read(BODY_BYTES_MAX)
+        content = response.read(BODY_BYTES_MAX)
         if response.status >= 400:
-            raise _refusal(body, response.status)
-        return json.loads(body)
+            raise _refusal(content, response.status)
+        return json.loads(content)
+    finally:
+        connection.close()
+
+
+def fetch_lines(server: Server, path: str, value: object) -> Generator[Mapping[str, Any], None, None]:
+    """POST, and the lines of JSON as they come. Closing the iterator ends the work there.
+
+    Raises: Refused, also for a line that is an error, and when the server breaks off.
+    """
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request("POST", path, json.dumps(value).encode(), _headers(server) | _JSON_BODY)
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise _refusal(response.read(BODY_BYTES_MAX), response.status)
+        while line := response.readline(LINE_BYTES_MAX):
+            shown = json.loads(line)
+            if "error" in shown:
+                raise _refusal(line, response.status)
+            yield shown
+    except (OSError, http.client.HTTPException) as error:
+        raise Refused("engine_failed", f"the node at {server.url} broke off: {error}; see its log") from None
     finally:
         connection.close()
 
@@ -83,14 +119,15 @@ class RemoteBackend:
         connection = http.client.HTTPConnection(server.host, server.port, timeout=ANSWER_TIMEOUT_S)
         try:
             body = json.dumps(_body(question)).encode()
-            headers = _headers(server) | {"Content-Type": "application/json"}
-            connection.request("POST", "/v1/chat/completions", body, headers)
+            connection.request("POST", "/v1/chat/completions", body, _headers(server) | _JSON_BODY)
             response = connection.getresponse()
             if response.status >= 400:
                 raise _refusal(response.read(BODY_BYTES_MAX), response.status)
             yield Started(model=question.model, provenance=_provenance(response.headers))
             for chunk in _events(response):
                 yield from _deltas(chunk)
+                if "unhosted" in chunk:
+                    yield Ended(provenance=_last_provenance(chunk["unhosted"]))
         except (OSError, http.client.HTTPException) as error:
             message = f"the node at {server.url} broke off: {error}; see its log, then ask again"
             raise Refused("engine_failed", message) from None
@@ -159,6 +196,19 @@ def _provenance(headers: http.client.HTTPMessage) -> Provenance:
         cost_micros=int(cost) if cost.isdecimal() else 0,
         receipt=headers.get("x-unhosted-receipt"),
         check=headers.get("x-unhosted-check", ""),
+    )
+
+
+def _last_provenance(told: Mapping[str, Any]) -> Provenance:
+    return Provenance(
+        ring=told["ring"],
+        served_by=str(told["served_by"]),
+        reason=str(told["reason"]),
+        cost_micros=int(told["cost_micros"]),
+        receipt=told["receipt"],
+        check=str(told["check"]),
+        passed_over=tuple(told.get("passed_over", ())),
+        resumed_on=tuple(told.get("resumed_on", ())),
     )
 
 

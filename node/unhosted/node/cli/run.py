@@ -65,9 +65,9 @@ def run(
         schema=None if schema is None else _read_schema(schema),
         radius="local" if config.offline else None,
     )
-    from unhosted.node.cli.asking import ask, show
+    from unhosted.node.cli.asking import ask, note_source, show
 
-    with open_backend(config) as backend:
+    with open_backend(config, question.model) as backend:
         try:
             outcome = show(ask(backend, question, config), is_quiet=as_json)
         except KeyboardInterrupt:
@@ -87,6 +87,7 @@ def run(
         return
     if not outcome.text.endswith("\n"):
         click.echo()
+    note_source(outcome.provenance)
     if outcome.finish == "length" and sys.stderr.isatty():
         note("stopped at the length limit")
 

@@ -9,8 +9,10 @@ import click
 
 from unhosted.node.cli.common import json_option, load_config, offline_option
 from unhosted.node.cli.output import is_terminal, note, write_json
+from unhosted.node.cli.pair import tail, why_no_peers
 from unhosted.node.cli.remote import Server, is_loopback, key_path, reachable
 from unhosted.node.config import Config
+from unhosted.node.core.addresses import show_endpoint
 from unhosted.node.core.errors import Refused
 
 if TYPE_CHECKING:
@@ -27,17 +29,36 @@ SANDBOX_WORDS = {
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port of the API and the page; 0 takes a free one."
 )
+@click.option(
+    "--no-peers", is_flag=True, help="Start nothing that other machines could reach or be found by."
+)
+@click.option(
+    "--peers-port", type=click.IntRange(0, 65535), help="Port for paired machines; 0 takes a free one."
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: info.")
 @json_option
 @offline_option
 def serve(
-    host: str | None, port: int | None, log_level: str | None, as_json: bool, offline: bool | None
+    host: str | None,
+    port: int | None,
+    no_peers: bool,
+    peers_port: int | None,
+    log_level: str | None,
+    as_json: bool,
+    offline: bool | None,
 ) -> None:
     """Run the node: an OpenAI- and Anthropic-compatible API on this machine.
 
     Ctrl-C or SIGTERM ends it when the answers under way are done; a second one ends it at once.
     """
-    config = load_config(host=host, port=port, log_level=log_level, offline=offline)
+    config = load_config(
+        host=host,
+        port=port,
+        peers_enabled=False if no_peers else None,
+        peers_port=peers_port,
+        log_level=log_level,
+        offline=offline,
+    )
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
@@ -100,9 +121,22 @@ def _tell(info: "ServeInfo", config: Config, as_json: bool) -> None:
         f"offline   {'yes: every connection outside this machine is refused' if info.offline else 'no'}",
         f"engine    {info.library}",
         f"network   of the engine: {SANDBOX_WORDS.get(info.sandbox, info.sandbox)}",
+        *_peer_lines(info, config),
     ]
     for line in lines:
         click.echo(line)
+
+
+def _peer_lines(info: "ServeInfo", config: Config) -> list[str]:
+    """How other machines of the owner come in."""
+    if info.peer is None:
+        why = "the log says why" if config.has_peers else why_no_peers(config)
+        return [f"peers     off: {why}"]
+    addresses = [show_endpoint(one) for one in info.peer_addresses]
+    return [
+        f"peers     this machine is {tail(info.peer)}, at {', '.join(addresses) or 'no address yet'}",
+        "          pair another machine: unhosted pair",
+    ]
 
 
 def _key_words(token: str | None, key_file: str | None) -> str:
@@ -114,5 +148,5 @@ def _key_words(token: str | None, key_file: str | None) -> str:
 
 def _silence_others() -> None:
     """Lines of libraries say little and some quote what they carry; ours say what happened."""
-    for name in ("hypercorn", "httpx", "httpcore", "h11"):
+    for name in ("hypercorn", "httpx", "httpcore", "h11", "libp2p", "zeroconf"):
         logging.getLogger(name).setLevel(logging.WARNING)

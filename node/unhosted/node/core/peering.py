@@ -155,6 +155,10 @@ class Network(Protocol):
 
     def connections(self) -> tuple[Connection, ...]: ...
 
+    async def changed(self, seen: int) -> tuple[int, tuple[Connection, ...]]:
+        """The connections as soon as they are others than at version `seen`, with their version; -1: now."""
+        ...
+
     def serve(
         self, protocol: str, handler: ChannelHandler, *, access: Access, message_bytes_max: int
     ) -> None:

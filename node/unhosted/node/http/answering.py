@@ -11,7 +11,7 @@ import trio
 
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.service import AnswerDelta, AnswerStream, Provenance
-from unhosted.node.http.exchange import Exchange, Header, provenance_headers, send_json
+from unhosted.node.http.exchange import Exchange, Header, joint_provenance, provenance_headers, send_json
 
 T = TypeVar("T")
 Opening = AbstractAsyncContextManager[AnswerStream]
@@ -135,25 +135,26 @@ class _Run:
 
     async def _stream(self, streams: Sequence[AnswerStream]) -> None:
         first = streams[0]
-        headers = [*_STREAM_HEADERS, *provenance_headers(first.provenance)]
+        provenance = joint_provenance([stream.provenance for stream in streams])
+        headers = [*_STREAM_HEADERS, *provenance_headers(provenance)]
         await self._exchange.send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(self._reply.begin(first.model, first.provenance))
+        await self._write(self._reply.begin(first.model, provenance))
         self._is_open = True
         try:
             await self._pump_all(streams, is_written=True)
         except Refused as refused:
             last = self._reply.fault(refused)
         else:
-            last = self._reply.end(first.provenance)
+            last = self._reply.end(joint_provenance([stream.provenance for stream in streams]))
         self._is_ending = True
         await self._exchange.send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _whole(self, streams: Sequence[AnswerStream]) -> None:
         await self._pump_all(streams, is_written=False)
-        first = streams[0]
-        body = self._reply.whole(first.model, first.provenance)
+        provenance = joint_provenance([stream.provenance for stream in streams])
+        body = self._reply.whole(streams[0].model, provenance)
         self._is_ending = True
-        await send_json(self._exchange.send, body, headers=provenance_headers(first.provenance))
+        await send_json(self._exchange.send, body, headers=provenance_headers(provenance))
 
     async def _pump_all(self, streams: Sequence[AnswerStream], *, is_written: bool) -> None:
         if len(streams) == 1:

@@ -2,26 +2,32 @@
 
 import secrets
 
+import trio
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unhosted.node.core.service import Node
-from unhosted.node.http import control, page
+from unhosted.node.http import control, page, peers
 from unhosted.node.http.chat import chat_completions
 from unhosted.node.http.completions import completions
 from unhosted.node.http.embeddings import embeddings
 from unhosted.node.http.errors import Rejected
+from unhosted.node.http.events import Events
 from unhosted.node.http.exchange import Exchange, Handler, send_json
 from unhosted.node.http.gate import Gate
 from unhosted.node.http.messages import count_tokens, messages
+from unhosted.node.http.pulling import pull
 from unhosted.node.http.responses import responses
 from unhosted.node.http.settings import HttpSettings
 
 
-def create_app(node: Node, settings: HttpSettings) -> ASGIApp:
-    """The ASGI app over `node`: run it under trio, and in one process, since the gate counts requests."""
-    router = Router(routes=_routes(), default=_no_route, redirect_slashes=False)
+def create_app(node: Node, settings: HttpSettings, *, closing: trio.Event) -> ASGIApp:
+    """The ASGI app over `node`: run it under trio, and in one process, since the gate counts requests.
+
+    closing: set when the server stops; streams that would never end by themselves then do.
+    """
+    router = Router(routes=_routes(Events(closing)), default=_no_route, redirect_slashes=False)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         # Starlette raises for a wrong method only below an app; it is then answered in our shape.
@@ -45,7 +51,7 @@ async def openapi(exchange: Exchange) -> None:
     await send_json(exchange.send, document())
 
 
-def _routes() -> list[Route]:
+def _routes(events: Events) -> list[Route]:
     return [
         _route("/v1/chat/completions", chat_completions, "POST"),
         _route("/v1/completions", completions, "POST"),
@@ -63,6 +69,18 @@ def _routes() -> list[Route]:
         _route("/api/models", control.api_models),
         _route("/api/models/load", control.load_model, "POST"),
         _route("/api/models/unload", control.unload_model, "POST"),
+        _route("/api/pull", pull, "POST"),
+        _route("/api/events", events.handle),
+        _route("/api/peers", peers.list_peers),
+        # A name may have a slash in it.
+        _route("/api/peers/{peer:path}/allow", peers.allow_peer, "POST"),
+        _route("/api/peers/{peer:path}", peers.remove_peer, "DELETE"),
+        _route("/api/pair", peers.pair, "POST"),
+        _route("/api/pair/{pairing}", peers.get_pairing),
+        _route("/api/pair/{pairing}", peers.cancel_pairing, "DELETE"),
+        _route("/api/pair/{pairing}/confirm", peers.confirm_pairing, "POST"),
+        _route("/api/pair/{pairing}/qr.svg", peers.pairing_qr),
+        _route("/api/drain", peers.drain, "POST"),
         _route("/", page.index),
         *(_route(f"/{name}", page.asset) for name in page.ASSETS),
     ]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import LoadedModel
+from unhosted.node.core.peering import ModelFacts
 from unhosted.node.core.service import ModelEntry
 from unhosted.node.http.exchange import Exchange, send_bytes, send_json
 from unhosted.node.http.fields import model_and_radius
@@ -37,14 +38,12 @@ async def status(exchange: Exchange) -> None:
 
 
 async def list_models(exchange: Exchange) -> None:
-    """OpenAI's list, or Anthropic's when its SDK asks."""
-    entries = exchange.node.models()
+    """OpenAI's list, or Anthropic's when its SDK asks: models of this machine, then those of paired ones."""
+    models = [shown for _, shown in _all_models(exchange)]
     if b"anthropic-version" not in exchange.headers:
-        data = [_openai_model(entry) for entry in entries]
-        await send_json(exchange.send, {"object": "list", "data": data})
+        await send_json(exchange.send, {"object": "list", "data": models})
         return
-    models = [_anthropic_model(entry) for entry in entries]
-    first, last = (entries[0].name, entries[-1].name) if entries else (None, None)
+    first, last = (models[0]["id"], models[-1]["id"]) if models else (None, None)
     page = {"data": models, "has_more": False, "first_id": first, "last_id": last}
     await send_json(exchange.send, page)
 
@@ -52,10 +51,8 @@ async def list_models(exchange: Exchange) -> None:
 async def get_model(exchange: Exchange) -> None:
     """One model by its name or an alias of it, with or without a radius suffix."""
     asked, _ = model_and_radius(exchange.scope["path_params"]["model"], None)
-    for entry in exchange.node.models():
-        if asked == entry.name or asked in entry.aliases:
-            is_anthropic = b"anthropic-version" in exchange.headers
-            shown = _anthropic_model(entry) if is_anthropic else _openai_model(entry)
+    for names, shown in _all_models(exchange):
+        if asked in names:
             await send_json(exchange.send, shown)
             return
     raise Refused(
@@ -63,6 +60,19 @@ async def get_model(exchange: Exchange) -> None:
         f"model {asked!r} is not on this node; GET /v1/models lists those that are, `unhosted pull` adds one",
         field="model",
     )
+
+
+def _all_models(exchange: Exchange) -> list[tuple[tuple[str, ...], dict[str, object]]]:
+    """Each model by its names, in the words of the SDK that asks."""
+    is_anthropic = b"anthropic-version" in exchange.headers
+    listed: list[tuple[tuple[str, ...], dict[str, object]]] = []
+    for entry in exchange.node.models():
+        shown = _anthropic_model(entry.name, entry.created_unix_s) if is_anthropic else _openai_model(entry)
+        listed.append(((entry.name, *entry.aliases), shown))
+    for facts, owners in exchange.node.peer_models():
+        shown = _anthropic_model(facts.name, 0) if is_anthropic else _peer_model(facts, owners)
+        listed.append(((facts.name, *facts.aliases), shown))
+    return listed
 
 
 async def api_models(exchange: Exchange) -> None:
@@ -98,11 +108,22 @@ def _openai_model(entry: ModelEntry) -> dict[str, object]:
     }
 
 
-def _anthropic_model(entry: ModelEntry) -> dict[str, object]:
-    created = datetime.fromtimestamp(entry.created_unix_s, UTC)
+def _peer_model(facts: ModelFacts, owners: tuple[str, ...]) -> dict[str, object]:
+    """A model that is not here but can be asked. created: nobody says when the file was made."""
+    return {
+        "id": facts.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": ", ".join(owners),
+        "unhosted": dataclasses.asdict(facts) | {"ring": "trusted", "peers": list(owners)},
+    }
+
+
+def _anthropic_model(name: str, created_unix_s: int) -> dict[str, object]:
+    created = datetime.fromtimestamp(created_unix_s, UTC)
     return {
         "type": "model",
-        "id": entry.name,
-        "display_name": entry.name,
+        "id": name,
+        "display_name": name,
         "created_at": created.isoformat().replace("+00:00", "Z"),
     }

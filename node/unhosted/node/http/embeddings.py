@@ -11,7 +11,7 @@ from pydantic import Field
 from unhosted.node.http.answering import unless_gone
 from unhosted.node.http.completions import TokenIds, prompts_of
 from unhosted.node.http.exchange import Exchange, send_json
-from unhosted.node.http.fields import Extension, model_and_radius
+from unhosted.node.http.fields import Extension, model_and_radius, provider_choice
 from unhosted.node.http.parsing import Body, not_supported, parse
 
 INPUTS_MAX = 2048
@@ -32,9 +32,11 @@ async def embeddings(exchange: Exchange) -> None:
         raise not_supported(
             "dimensions", "vectors have the model's own length; cut and normalise them yourself"
         )
-    model, _ = model_and_radius(body.model, body.unhosted)
+    model, radius = model_and_radius(body.model, body.unhosted)
+    provider = provider_choice(body.unhosted)
     inputs = prompts_of(body.input, "input", at_most=INPUTS_MAX)
-    result = await unless_gone(exchange, partial(exchange.node.embed, model, inputs))
+    embed = partial(exchange.node.embed, model, inputs, radius=radius, provider=provider)
+    result = await unless_gone(exchange, embed)
     if result is None:
         return
     encode = _base64 if body.encoding_format == "base64" else list

@@ -23,6 +23,10 @@ STATUS_BY_CODE: Mapping[Code, int] = {
     "digest_mismatch": 502,
     "disk_full": 507,
     "unauthorized": 401,
+    "not_paired": 403,
+    "not_allowed": 403,
+    "pairing_failed": 409,
+    "peer_unreachable": 502,
 }
 
 RETRY_AFTER_S = 1

@@ -1,17 +1,20 @@
 """One request on its way through: what the gate has read, and the ways to answer it."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from starlette.types import Receive, Scope, Send
 
-from unhosted.node.core.service import Node, Provenance
+from unhosted.node.core.service import Node, Provenance, Ring
 from unhosted.node.http.errors import Dialect, Fault, error_body
 from unhosted.node.http.settings import HttpSettings
 
 Header = tuple[bytes, bytes]
 Handler = Callable[["Exchange"], Awaitable[None]]
+
+_RINGS: tuple[str, ...] = get_args(Ring)  # from near to far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,28 @@ async def send_fault(send: Send, fault: Fault, dialect: Dialect, headers: Sequen
     await send_json(send, error_body(fault, dialect), status=fault.status, headers=extra)
 
 
+def joint_provenance(parts: Sequence[Provenance]) -> Provenance:
+    """Of a request with several prompts, which may have gone to several machines: the farthest ring, and all
+    who served, with all reasons.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return replace(
+        first,
+        ring=max((part.ring for part in parts), key=_RINGS.index),
+        served_by=_each(part.served_by for part in parts),
+        reason=_each(part.reason for part in parts),
+        cost_micros=sum(part.cost_micros for part in parts),
+        passed_over=tuple(dict.fromkeys(line for part in parts for line in part.passed_over)),
+        resumed_on=tuple(dict.fromkeys(name for part in parts for name in part.resumed_on)),
+    )
+
+
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
+
+
 def provenance_headers(provenance: Provenance) -> list[Header]:
     headers = [
         (b"x-unhosted-ring", provenance.ring.encode()),
@@ -91,6 +116,8 @@ def provenance_body(provenance: Provenance) -> dict[str, object]:
         "cost_micros": provenance.cost_micros,
         "receipt": provenance.receipt,
         "check": provenance.check,
+        "passed_over": list(provenance.passed_over),
+        "resumed_on": list(provenance.resumed_on),
     }
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from unhosted.node.core.inference import Constraint
 from unhosted.node.core.model_ref import REF_CHARS_MAX
-from unhosted.node.core.service import Options, Radius, Tool
+from unhosted.node.core.service import ANY_PROVIDER, Options, ProviderChoice, Radius, Tool
 from unhosted.node.http.parsing import Body, invalid, not_supported
 from unhosted.verify.params import SEED_BYTES, ParameterError, SamplingParams
 
@@ -41,10 +41,29 @@ FLOW_CHARS_MAX = 64
 """OpenAI's own bound on what names a user; a longer name is cut, for it only decides whose turn it is."""
 
 
+PROVIDERS_MAX = 64
+"""More machines than a household pairs; each name is compared with each of them."""
+
+PROVIDER_CHARS_MAX = 128
+"""A peer id has 52 characters, a name at most 64."""
+
+ProviderName = Annotated[str, Field(min_length=1, max_length=PROVIDER_CHARS_MAX)]
+ProviderNames = Annotated[list[ProviderName], Field(max_length=PROVIDERS_MAX)]
+
+
+class Provider(Body):
+    """Names or ids of paired machines, `local` for this one. max_price binds paid answers alone."""
+
+    order: ProviderNames | None = None
+    allow: ProviderNames | None = None
+    ignore: ProviderNames | None = None
+
+
 class Extension(Body):
-    """The `unhosted` object of a request. max_cost_usd, check and provider bind paid answers alone."""
+    """The `unhosted` object of a request. max_cost_usd and check bind paid answers alone."""
 
     radius: Literal["local", "trusted", "public"] | None = None
+    provider: Provider | None = None
 
 
 class SamplingBody(Body):
@@ -127,7 +146,22 @@ def options(
         use_prefix_cache=body.cache_prompt is not False,
         constraint=constraint,
         radius=radius,
+        provider=provider_choice(body.unhosted),
         flow=(body.user or "")[:FLOW_CHARS_MAX],
+    )
+
+
+def provider_choice(extension: Extension | None) -> ProviderChoice:
+    """Raises: Refused (invalid_request) naming the field when nobody is left who could answer."""
+    given = extension.provider if extension else None
+    if given is None:
+        return ANY_PROVIDER
+    if given.allow is not None and not set(given.allow) - set(given.ignore or ()):
+        raise invalid("unhosted.provider.allow", "leaves nobody who may answer; name one, or leave it out")
+    return ProviderChoice(
+        order=tuple(given.order or ()),
+        allow=None if given.allow is None else tuple(given.allow),
+        ignore=tuple(given.ignore or ()),
     )
 
 

@@ -8,6 +8,8 @@ from unhosted.node.http.control import ModelName
 from unhosted.node.http.embeddings import EmbeddingBody
 from unhosted.node.http.messages import CountBody, MessageBody
 from unhosted.node.http.parsing import Body
+from unhosted.node.http.peers import AllowBody, ConfirmBody, DrainBody, PairBody
+from unhosted.node.http.pulling import PullBody
 from unhosted.node.http.responses import ResponseBody
 from unhosted.node.version import installed_version
 
@@ -20,6 +22,11 @@ _POSTS: dict[str, tuple[type[Body], str]] = {
     "/v1/responses": (ResponseBody, "Answer an input (OpenAI Responses, without stored state)"),
     "/api/models/load": (ModelName, "Load a model into memory"),
     "/api/models/unload": (ModelName, "Free a model's memory"),
+    "/api/pull": (PullBody, "Fetch a model; progress as lines of JSON"),
+    "/api/peers/{peer}/allow": (AllowBody, "Change what a paired machine may do here"),
+    "/api/pair": (PairBody, "Make a pairing code, or use one"),
+    "/api/pair/{pairing}/confirm": (ConfirmBody, "Say yes or no to the other machine"),
+    "/api/drain": (DrainBody, "Take no more requests of paired machines, or take them again"),
 }
 
 _GETS = {
@@ -30,6 +37,14 @@ _GETS = {
     "/metrics": "Prometheus metrics",
     "/api/status": "State of the node",
     "/api/models": "Models stored and loaded",
+    "/api/peers": "Paired machines, and those seen on this network",
+    "/api/pair/{pairing}": "How far a pairing is",
+    "/api/events": "Changes of paired machines and pairings, as server-sent events",
+}
+
+_DELETES = {
+    "/api/peers/{peer}": "End the pairing with a machine, at once and there too",
+    "/api/pair/{pairing}": "Cancel a pairing",
 }
 
 _STREAMING = (ChatBody, CompletionBody, MessageBody, ResponseBody)
@@ -41,10 +56,14 @@ def document() -> dict[str, object]:
     references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
-    paths: dict[str, object] = {path: {"get": _get(path, summary)} for path, summary in _GETS.items()}
+    paths: dict[str, dict[str, object]] = {}
+    for path, summary in _GETS.items():
+        paths.setdefault(path, _parameters(path))["get"] = _get(path, summary)
     for path, (model, summary) in _POSTS.items():
-        reference = references[model, "validation"]
-        paths[path] = {"post": _post(summary, reference, is_streaming=model in _STREAMING)}
+        operation = _post(summary, references[model, "validation"], is_streaming=model in _STREAMING)
+        paths.setdefault(path, _parameters(path))["post"] = operation
+    for path, summary in _DELETES.items():
+        paths.setdefault(path, _parameters(path))["delete"] = _get(path, summary)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Unhosted", "version": installed_version()},
@@ -86,16 +105,23 @@ _ERRORS = {
 }
 
 
+_KINDS = {"/metrics": "text/plain", "/api/events": "text/event-stream"}
+
+
+def _parameters(path: str) -> dict[str, object]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    parameters = [
+        {"name": one, "in": "path", "required": True, "schema": {"type": "string"}} for one in names
+    ]
+    return {"parameters": parameters} if parameters else {}
+
+
 def _get(path: str, summary: str) -> dict[str, object]:
-    kind = "text/plain" if path == "/metrics" else "application/json"
-    operation: dict[str, object] = {
+    kind = _KINDS.get(path, "application/json")
+    return {
         "summary": summary,
         "responses": {"200": {"description": "OK", "content": {kind: {}}}, **_ERRORS},
     }
-    if "{model}" in path:
-        name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-        operation["parameters"] = [name]
-    return operation
 
 
 def _post(summary: str, reference: object, *, is_streaming: bool) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The page at /: four static files, shipped with the package, that load nothing from anywhere else."""
+"""The page at /: five static files, shipped with the package, that load nothing from anywhere else."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -8,6 +8,7 @@ from unhosted.node.http.exchange import Exchange, Header, send_bytes
 ASSETS: Mapping[str, bytes] = {
     "page.css": b"text/css; charset=utf-8",
     "page.js": b"text/javascript; charset=utf-8",
+    "peers.js": b"text/javascript; charset=utf-8",
     "icon.svg": b"image/svg+xml",
 }
 

@@ -69,7 +69,7 @@ async def serve_http(
         )
     sockets = await _listen(settings)
     first = sockets[0].getsockname()
-    server = _Server(create_app(node, settings), settings)
+    server = _Server(create_app(node, settings, closing=shutdown), settings)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             listeners = [trio.SocketListener(one) for one in sockets]

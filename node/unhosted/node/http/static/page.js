@@ -19,6 +19,8 @@ let nodeName = "";
 let shownModels = "";
 const loadedNames = new Set();
 const changing = new Map();
+let stored = [];
+let running = [];
 
 class NodeFault extends Error {
   constructor(message, code) {
@@ -27,9 +29,9 @@ class NodeFault extends Error {
   }
 }
 
-async function ask(path, value, signal) {
+async function ask(path, value, signal, method = "POST") {
   const options = value === undefined ? {} : {
-    method: "POST",
+    method,
     headers: { "content-type": "application/json", "x-unhosted-page-token": pageToken },
     body: JSON.stringify(value),
     signal,
@@ -70,8 +72,10 @@ async function refresh() {
     const [models, status] = await Promise.all(["/api/models", "/api/status"].map(
       async (path) => (await ask(path)).json(),
     ));
-    showModels(models.models, models.loaded);
+    stored = models.models;
+    running = models.loaded;
     showStatus(status);
+    showModels();
   } catch (error) {
     setText(byId("state"), explain(error));
   }
@@ -80,8 +84,10 @@ async function refresh() {
 function showStatus(status) {
   nodeName = status.name || "";
   const canPair = Boolean(status.rings && status.rings.trusted === "on");
+  if (canPair && byId("radius-box").hidden) byId("radius").value = status.radius || "trusted";
   byId("radius-box").hidden = !canPair;
   if (!canPair) byId("radius").value = "local";
+  showRing(canPair, status.peers || {});
   setText(byId("state"), status.offline
     ? `Offline: the node refuses every connection outside this machine (${status.refused_connections} so far).`
     : "The node is running.");
@@ -101,23 +107,25 @@ function showReaders() {
   setText(byId("readers"), readers);
 }
 
-function showModels(stored, loaded) {
-  const running = new Map(loaded.map((one) => [one.model, one]));
+function showModels() {
+  const loaded = new Map(running.map((one) => [one.model, one]));
   loadedNames.clear();
-  loaded.filter((one) => one.state === "ready").forEach((one) => loadedNames.add(one.model));
-  const rows = stored.map((one) => [one, stateText(running.get(one.name)), running.has(one.name)]);
+  running.filter((one) => one.state === "ready").forEach((one) => loadedNames.add(one.model));
+  const rows = stored.map((one) => [one, stateText(loaded.get(one.name)), loaded.has(one.name)]);
+  const local = stored.map((one) => [one.name, one.name]);
+  const choices = [...local, ...modelsElsewhere(new Set(stored.map((one) => one.name)))];
   // Only a changed list is drawn anew, so that an open menu or a focused button is left alone.
-  const drawn = JSON.stringify([rows, [...changing]]);
+  const drawn = JSON.stringify([rows, choices, [...changing]]);
   if (drawn === shownModels) return;
   shownModels = drawn;
   const chosen = byId("model").value;
-  byId("model").replaceChildren(...stored.map((one) => new Option(one.name, one.name)));
-  if (stored.some((one) => one.name === chosen)) byId("model").value = chosen;
+  byId("model").replaceChildren(...choices.map(([name, text]) => new Option(text, name)));
+  if (choices.some(([name]) => name === chosen)) byId("model").value = chosen;
   const focused = document.activeElement.dataset.model;
   byId("models").replaceChildren(...rows.map((row) => modelRow(...row)));
   if (focused) focusModel(focused);
-  byId("none").hidden = stored.length > 0;
-  for (const id of ["prompt", "model", "send"]) byId(id).disabled = stored.length === 0;
+  byId("none").hidden = choices.length > 0;
+  for (const id of ["prompt", "model", "send"]) byId(id).disabled = choices.length === 0;
 }
 
 function sizeText(bytes) {
@@ -207,7 +215,9 @@ function scrollToEnd() {
 }
 
 function sourceText(from, speed) {
-  const facts = [`${from.ring} ring`, `served by ${from.served_by}`];
+  const isElsewhere = from.ring !== "local" && from.reason;
+  const facts = [`${from.ring} ring`, `served by ${from.served_by}${isElsewhere ? `: ${from.reason}` : ""}`];
+  for (const name of from.resumed_on || []) facts.push(`went on at ${name}`);
   if (from.cost_micros) facts.push(`${(from.cost_micros / 1e6).toFixed(6)} USD`);
   if (speed) facts.push(speed);
   return facts.join(" · ");
@@ -249,7 +259,7 @@ async function stream(messages, shown, signal) {
   if (!finish) lost(new Error("the stream ended early"));
   const speed = usage ? speedText(usage.completion_tokens, beganMs, firstMs, lastMs) : "";
   shown.source.textContent = sourceText(from, speed) + (finish === "length" ? " · cut off: the context is full" : "");
-  shown.source.title = from.reason || "";
+  shown.source.title = [from.reason, ...(from.passed_over || [])].filter(Boolean).join("\n");
 }
 
 async function answer(prompt) {
@@ -330,8 +340,12 @@ byId("clear").addEventListener("click", () => {
   byId("turns").replaceChildren();
   byId("prompt").focus();
 });
-byId("radius").addEventListener("change", showReaders);
+byId("radius").addEventListener("change", () => {
+  showReaders();
+  showModels();
+});
 byId("base-url").textContent = `${location.origin}/v1`;
 setInterval(() => document.visibilityState === "visible" && refresh(), POLL_MS);
 showReaders();
+startPeers();
 refresh();

@@ -190,7 +190,12 @@ class _Ranges:
         self._descriptor = os.open(data_path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             self._todo.extend(sorted(set(range(journal.plan.chunk_count)) - journal.done))
-            self._meter.start("downloading", total_bytes=size_bytes, resumed_bytes=journal.done_bytes)
+            self._meter.start(
+                "downloading",
+                total_bytes=size_bytes,
+                resumed_bytes=journal.done_bytes,
+                source=urlsplit(self._remote.url).hostname or "",
+            )
             async with trio.open_nursery() as nursery:
                 for _ in range(min(self._settings.connections, len(self._todo))):
                     nursery.start_soon(self._work, journal, nursery.cancel_scope)
@@ -296,7 +301,7 @@ async def _stream_whole(
     check_disk(data_path.parent, (size_bytes or 0) + extra_bytes, public(remote.url))
     backoff = Backoff(settings)
     while True:
-        meter.start("downloading", total_bytes=size_bytes)
+        meter.start("downloading", total_bytes=size_bytes, source=urlsplit(remote.url).hostname or "")
         try:
             at = await _stream_once(client, remote, data_path, size_bytes, meter)
             if size_bytes in (None, at):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from unhosted.node.core.chunks import CHUNK_BYTES
 from unhosted.node.core.errors import Refused
 from unhosted.node.shell.models.manifest import Digests
 
@@ -20,25 +21,53 @@ HASH_STEP_BYTES = 4 << 20
 
 
 class Hasher:
-    """Size, SHA-256 and BLAKE3 of a file, taken in one pass."""
+    """Size, SHA-256, BLAKE3 and chunk list of a file, taken in one pass.
 
-    __slots__ = ("_blake3", "_sha256", "size_bytes")
+    chunk_list: the file's, where every chunk was checked against it already; None makes one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_blake3", "_chunk", "_chunk_list", "_hashes", "_left_bytes", "_sha256", "size_bytes")
+
+    def __init__(self, chunk_list: bytes | None = None) -> None:
         from blake3 import blake3
 
         self.size_bytes = 0
         self._sha256 = hashlib.sha256()
         self._blake3 = blake3()
+        self._chunk_list = chunk_list
+        self._chunk = blake3()
+        self._hashes = bytearray()
+        self._left_bytes = CHUNK_BYTES
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | bytearray) -> None:
         self.size_bytes += len(data)
         self._sha256.update(data)
         self._blake3.update(data)
+        if self._chunk_list is None:
+            self._update_chunks(memoryview(data))
+
+    def _update_chunks(self, view: memoryview) -> None:
+        while view:
+            part, view = view[: self._left_bytes], view[self._left_bytes :]
+            self._chunk.update(part)
+            self._left_bytes -= len(part)
+            if not self._left_bytes:
+                self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        self._hashes += self._chunk.digest()
+        self._chunk.reset()
+        self._left_bytes = CHUNK_BYTES
 
     def digests(self) -> Digests:
+        """Of all that was given; to be called once, at the end."""
+        if self._left_bytes < CHUNK_BYTES:
+            self._end_chunk()
         return Digests(
-            size_bytes=self.size_bytes, sha256=self._sha256.hexdigest(), blake3=self._blake3.hexdigest()
+            size_bytes=self.size_bytes,
+            sha256=self._sha256.hexdigest(),
+            blake3=self._blake3.hexdigest(),
+            chunk_list=bytes(self._hashes) if self._chunk_list is None else self._chunk_list,
         )
 
 

@@ -7,7 +7,8 @@ again. So a kill at any moment costs the chunks in flight, nothing else.
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unhosted.node.shell.models.files import sync_data
@@ -79,9 +80,13 @@ class Journal:
 
     def commit(self, chunk: int, data_descriptor: int) -> None:
         """Record a chunk, its bytes made durable first."""
+        self.commit_all([chunk], data_descriptor)
+
+    def commit_all(self, chunks: Collection[int], data_descriptor: int) -> None:
+        """Record several chunks with one sync."""
         sync_data(data_descriptor)
-        os.write(self._descriptor, b"%0*d\n" % (LINE_DIGITS, chunk))
-        self.done.add(chunk)
+        os.write(self._descriptor, b"".join(b"%0*d\n" % (LINE_DIGITS, chunk) for chunk in chunks))
+        self.done.update(chunks)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -105,6 +110,13 @@ def open_journal(path: Path, data_path: Path, plan: Plan) -> Journal:
         file.truncate(plan.size_bytes)
     _begin(path, plan, set())
     return Journal(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), plan, set())
+
+
+def hand_over(path: Path, *, url: str, sha256: str) -> None:
+    """Say that the data of a journal is also what `url` gives, as far as SHA-256 `sha256` goes."""
+    found = load(path)
+    if found is not None:
+        _begin(path, replace(found[0], url=url, sha256=sha256, validator=None), found[1])
 
 
 def _begin(path: Path, plan: Plan, done: set[int]) -> None:

@@ -1,7 +1,7 @@
 """The store's record of one model: what a name stands for, as JSON on the disk."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 from urllib.parse import quote
 
@@ -14,11 +14,14 @@ NAME_BYTES_MAX = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digests:
-    """Of one whole file, in lower-case hexadecimal."""
+    """Of one whole file, in lower-case hexadecimal. chunk_list: the BLAKE3 of each chunk (`core.chunks`), one
+    after the other.
+    """
 
     size_bytes: int
     sha256: str
     blake3: str
+    chunk_list: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

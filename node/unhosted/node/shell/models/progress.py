@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["waiting", "resolving", "downloading", "verifying", "extracting", "done"]
+Stage = Literal["waiting", "resolving", "downloading", "copying", "verifying", "extracting", "done"]
 
 REPORT_EVERY_NS = 100_000_000
 """Ten reports a second look smooth and cost nothing."""
@@ -20,7 +20,10 @@ SAMPLES_MAX = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullProgress:
-    """total_bytes, rate and eta are None while unknown. resumed_bytes: were here before this pull began."""
+    """total_bytes, rate and eta are None while unknown. resumed_bytes: were here before this pull began.
+
+    source: who gives the bytes, for people; empty where nobody does.
+    """
 
     stage: Stage
     name: str
@@ -29,6 +32,7 @@ class PullProgress:
     resumed_bytes: int = 0
     rate_bytes_per_s: float | None = None
     eta_s: float | None = None
+    source: str = ""
 
 
 Report = Callable[[PullProgress], None]
@@ -37,7 +41,17 @@ Report = Callable[[PullProgress], None]
 class Meter:
     """Counts the bytes of one stage after another and reports them, not too often."""
 
-    __slots__ = ("_done", "_name", "_report", "_reported_at_ns", "_resumed", "_samples", "_stage", "_total")
+    __slots__ = (
+        "_done",
+        "_name",
+        "_report",
+        "_reported_at_ns",
+        "_resumed",
+        "_samples",
+        "_source",
+        "_stage",
+        "_total",
+    )
 
     def __init__(self, name: str, report: Report) -> None:
         self._name = name
@@ -46,9 +60,12 @@ class Meter:
         self._stage: Stage = "resolving"
         self._done = self._resumed = self._reported_at_ns = 0
         self._total: int | None = None
+        self._source = ""
 
-    def start(self, stage: Stage, *, total_bytes: int | None = None, resumed_bytes: int = 0) -> None:
-        self._stage, self._total = stage, total_bytes
+    def start(
+        self, stage: Stage, *, total_bytes: int | None = None, resumed_bytes: int = 0, source: str = ""
+    ) -> None:
+        self._stage, self._total, self._source = stage, total_bytes, source
         self._done = self._resumed = resumed_bytes
         self._samples.clear()
         self._samples.append((time.monotonic_ns(), self._done))
@@ -80,5 +97,6 @@ class Meter:
                 resumed_bytes=self._resumed,
                 rate_bytes_per_s=rate,
                 eta_s=left / rate if rate and left is not None else None,
+                source=self._source,
             )
         )

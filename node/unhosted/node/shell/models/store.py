@@ -1,6 +1,7 @@
 """The models of this machine: files named by their BLAKE3, and names that point to them.
 
     blobs/HASH.gguf     whole, verified, read-only; shared by every name that means the same bytes
+    chunks/HASH.b3      the hashes of its chunks (`chunk_lists.py`), for peers that fetch it
     names/NAME.json     what a name stands for (`manifest.py`)
     partial/            pulls under way; nothing in here is ever served
     lock                held while names or blobs change, by any process
@@ -22,6 +23,7 @@ from unhosted.node.core.errors import Refused
 from unhosted.node.core.gguf_facts import GgufHeader
 from unhosted.node.core.model_ref import AliasRef, HashRef, PathRef, parse_ref
 from unhosted.node.core.service import ModelEntry
+from unhosted.node.shell.models import chunk_lists
 from unhosted.node.shell.models.catalogue import Catalogue, load_catalogue
 from unhosted.node.shell.models.files import (
     allocated_bytes,
@@ -165,6 +167,7 @@ class ModelStore:
             created_unix_s=int(time.time()),
         )
         with self._locked():
+            chunk_lists.save(self.root, digests)
             self._put(manifest)
         return self._installed(manifest, path, header)
 
@@ -184,6 +187,7 @@ class ModelStore:
             # A blob of this hash may be there for another name; one content, one file: the newer wins.
             os.replace(file, blob)
             sync_directory(blob.parent)
+            chunk_lists.save(self.root, digests)
             manifest = make_manifest(
                 name=name,
                 source=source,
@@ -227,7 +231,9 @@ class ModelStore:
         """Remove what killed processes left behind, pulls under way excepted; returns the bytes freed."""
         freed_bytes = 0
         with self._locked():
-            named = {manifest.blake3 for manifest in self.manifests() if not manifest.adopted_path}
+            manifests = self.manifests()
+            freed_bytes += chunk_lists.prune(self.root, {manifest.blake3 for manifest in manifests})
+            named = {manifest.blake3 for manifest in manifests if not manifest.adopted_path}
             for path in (self.root / "blobs").glob("*.gguf"):
                 # Killed between the blob's rename and its name's: nothing points here, nothing ever will.
                 if path.stem not in named:
@@ -277,8 +283,10 @@ class ModelStore:
 
     def _collect(self, gone: Manifest) -> int:
         """Remove a blob that no name uses any more, the lock held; returns the bytes freed."""
-        used = any(other.blake3 == gone.blake3 and not other.adopted_path for other in self.manifests())
-        if gone.adopted_path or used:
+        same = [other for other in self.manifests() if other.blake3 == gone.blake3]
+        if not same:
+            chunk_lists.remove(self.root, gone.blake3)
+        if gone.adopted_path or any(not other.adopted_path for other in same):
             return 0
         blob = self._blob_path(gone.blake3)
         try:

@@ -18,7 +18,6 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from unhosted.node.shell.peers.addresses import text_of
 from unhosted.node.shell.peers.overrides.stream import Stream
-from unhosted.node.version import installed_version
 
 PING = "/ipfs/ping/1.0.0"
 PING_BYTES = 32
@@ -32,12 +31,12 @@ __all__ = ["IDENTIFY", "PING", "answer_identify", "answer_ping"]
 
 
 async def answer_identify(
-    stream: Stream, *, public_key: bytes, addresses: Sequence[str], protocols: Sequence[str]
+    stream: Stream, *, agent: str, public_key: bytes, addresses: Sequence[str], protocols: Sequence[str]
 ) -> None:
-    """public_key: as libp2p serialises it."""
+    """agent: the program and its version. public_key: as libp2p serialises it."""
     message = Identify(
         protocol_version=PROTOCOL_VERSION,
-        agent_version=f"unhosted/{installed_version()}",
+        agent_version=agent,
         public_key=public_key,
         listen_addrs=[packed for packed in map(_pack, addresses[:ADDRESSES_MAX]) if packed],
         observed_addr=_observed(stream.get_remote_address()),

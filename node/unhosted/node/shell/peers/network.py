@@ -57,6 +57,7 @@ class LibP2PNetwork:
     """Implements `core.peering.Network`; `run` makes it live.
 
     listen: (IP address, port) each. is_paired: asked at each decision, its answers are never kept.
+    agent: what any node that asks is told of this program, such as unhosted/1.0.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class LibP2PNetwork:
         is_paired: Callable[[PeerId], bool],
         limits: Limits | None = None,
         interface_allowed: InterfaceAllowed = any_interface,
+        agent: str = "unhosted",
     ) -> None:
         self.circuit_dial: CircuitDial | None = None
         self.circuit_addresses: Callable[[PeerId], Sequence[str]] = no_addresses
         self._identity = identity
         self._listen = tuple(listen)
+        self._agent = agent
         self._is_paired = is_paired
         self._limits = limits or Limits()
         self._interface_allowed = interface_allowed
@@ -137,8 +140,8 @@ class LibP2PNetwork:
             try:
                 with live.in_use():
                     await handler(channel)
-            except ChannelBroken as broken:
-                log.debug("channel_broken protocol=%s reason=%s", protocol, broken)
+            except* ChannelBroken as broken:  # in a group too: handlers have nurseries
+                log.debug("channel_broken protocol=%s reason=%s", protocol, broken.exceptions[0])
             finally:
                 channel.close()
 
@@ -285,6 +288,7 @@ class LibP2PNetwork:
     async def _answer_identify(self, stream: Stream, peer: PeerId) -> None:
         await identify.answer_identify(
             stream,
+            agent=self._agent,
             public_key=self._host.get_public_key().serialize() if self._host is not None else b"",
             addresses=self.addresses(),
             protocols=[protocol for protocol in self._access if self._admits(peer, protocol)],

@@ -141,6 +141,8 @@ class Dispatched:
                 try:
                     delta = await attempt.stream.__anext__()  # type: ignore[union-attr]  # it streams
                 except (Refused, PeerUnreachable, ChannelBroken, StopAsyncIteration) as error:
+                    # A client that left closes the attempt before it is noticed here: nobody failed then.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     self._lost_in_mid_stream(attempt, error)
                     continue
                 attempt.tokens += len(delta.token_ids)
