@@ -1,8 +1,8 @@
-"""All harnesses in a row: `python -m bench [--quick]` prints the README's figures; about 25 minutes."""
+"""All harnesses in a row: `python -m bench [--quick]` prints the README's figures; about 45 minutes."""
 
 import sys
 
-from bench import latency, overhead, soak, throughput
+from bench import cables, latency, overhead, peers, scaling, soak, throughput, transfer, trusted
 from bench.common import Report, parser, save
 
 BUSY_LOOPS = 2
@@ -20,6 +20,11 @@ def main() -> int:
     throughput.run(report, models=models[:1], rounds=rounds, busy=BUSY_LOOPS)
     latency.run(report, models=models[:1], rounds=rounds)
     overhead.run(report, models=models[:1], rounds=rounds)
+    peers.run(report, rounds=rounds)
+    trusted.run(report, models=models[:1], rounds=rounds)
+    scaling.run(report, model=models[0], rounds=rounds)
+    transfer.run(report, rounds=rounds, size_mb=128 if options.quick else 512)
+    cables.run(report, pulls=5 if options.quick else 50, model=models[0])
     held = soak.run(report, model=models[0], seconds=30 if options.quick else 180)
     save(report, options.json)
     return 0 if held else 1

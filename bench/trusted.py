@@ -41,8 +41,10 @@ RATIO_MIN, ADDED_MS_MAX = 0.97, 5.0
 
 
 @contextmanager
-def paired_nodes(setup: Setup) -> Iterator[tuple[Server, Server]]:
-    """The desktop with the model and the laptop without, connected."""
+def paired_nodes(
+    setup: Setup, *, owners: Sequence[str] = ("desktop",), core_of: Mapping[str, int] | None = None
+) -> Iterator[tuple[Server, Server]]:
+    """The desktop and the laptop, connected. owners: who has the model. core_of: the core each is kept to."""
     home = Path(tempfile.mkdtemp(prefix="unhosted-bench-"))
     names = ("desktop", "laptop")
     variables = {name: _variables(home / name, name, setup) for name in names}
@@ -50,12 +52,14 @@ def paired_nodes(setup: Setup) -> Iterator[tuple[Server, Server]]:
         _pair(variables)
         command = [sys.executable, "-m", "unhosted.node"]
         pull = [*command, "pull", str(setup.model)]
-        subprocess.run(pull, env=variables["desktop"], check=True, capture_output=True)
+        for name in owners:
+            subprocess.run(pull, env=variables[name], check=True, capture_output=True)
         with ExitStack() as stack:
             servers = []
             for name in names:
                 port = free_port()
-                serve = [*command, "serve", "--port", str(port), "--log-level", "warning"]
+                pinned = [] if core_of is None else ["taskset", "-c", str(core_of[name])]
+                serve = [*pinned, *command, "serve", "--port", str(port), "--log-level", "warning"]
                 process = stack.enter_context(running(serve, variables[name]))
                 wait_listening(process, ("127.0.0.1", port), "/health")
                 address = ("127.0.0.1", port)

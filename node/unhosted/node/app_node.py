@@ -164,17 +164,18 @@ class AppNode:
         try:
             installed = await trio.to_thread.run_sync(self._store.resolve, bare)
         except Refused as refused:
-            peers = [
-                (one.name, one.facts.models)
-                for one in (self._trusted.candidates() if radius != "local" else ())
-                if one.facts is not None and one.reachable
-            ]
-            if refused.code != "model_not_found" or not peers:
+            candidates = self._trusted.candidates() if radius != "local" else ()
+            known = [one for one in candidates if one.facts is not None]
+            if refused.code != "model_not_found" or not known:
                 raise
-            try:
-                return resolve_model(bare, local=(), peers=peers)
-            except Refused as unknown:
-                raise _not_anywhere(refused, unknown, [peer for peer, _ in peers]) from None
+            # What only machines that are away have is not unknown: routing says why they cannot answer.
+            for tried in ([one for one in known if one.reachable], known):
+                try:
+                    peers = [(one.name, one.facts.models) for one in tried if one.facts is not None]
+                    return resolve_model(bare, local=(), peers=peers)
+                except Refused as error:
+                    unknown = error
+            raise _not_anywhere(refused, unknown, [one.name for one in known]) from None
         await self._own.refresh()
         return ResolvedModel(name=installed.name, blake3=installed.entry.blake3, is_local=True)
 

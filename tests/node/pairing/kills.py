@@ -61,7 +61,11 @@ class DeadlyNetwork:
     def __init__(self, network: LibP2PNetwork, points: Points) -> None:
         self._network, self._points = network, points
         self.peer = network.peer
-        self.addresses, self.connections = network.addresses, network.connections
+        self.addresses, self.connections, self.changed = (
+            network.addresses,
+            network.connections,
+            network.changed,
+        )
         self.disconnect = network.disconnect
 
     def serve(

@@ -291,7 +291,7 @@ def final_refusal(state: Session, model_name: str) -> Refused:
     codes = {None if failure.refused is None else failure.refused.code for failure in state.failures}
     if last.refused is not None and state.delivered == 0 and (len(state.failures) == 1 or len(codes) == 1):
         waits = [one.refused.retry_after_s for one in state.failures if one.refused is not None]
-        refused = last.refused
+        refused = _with_name(last.choice, last.refused)
         if len(state.failures) > 1:
             message = f"nobody can serve {model_name}: {_lines(state.failures)}"
             retry_after_s = min((wait for wait in waits if wait is not None), default=None)
@@ -306,6 +306,19 @@ def final_refusal(state: Session, model_name: str) -> Refused:
         f"unhosted peers",
         retry_after_s=1,
         details={"tried": [str(failure) for failure in state.failures], "delivered_tokens": state.delivered},
+    )
+
+
+def _with_name(choice: Choice, refused: Refused) -> Refused:
+    """What a peer says of itself, as "this machine", is to be read on another one."""
+    if choice.server == LOCAL or refused.code in CLIENTS_FAULT:
+        return refused
+    return Refused(
+        refused.code,
+        f"{choice.name}: {refused.message}",
+        field=refused.field,
+        retry_after_s=refused.retry_after_s,
+        details=refused.details,
     )
 
 
