@@ -103,7 +103,7 @@ def check_model(capabilities: Capabilities, model_names: Collection[str]) -> Non
     if not capabilities.may_ask:
         raise Refused(
             "not_allowed",
-            "you may not ask this machine; its owner can change that: unhosted peers allow ID --ask",
+            "asking it is not allowed to this peer; its owner can change that: unhosted peers allow ID --ask",
             details={"rule": "may_ask"},
         )
     if not allows_model(capabilities, model_names):

@@ -37,6 +37,7 @@ from unhosted.node.core.directory_state import (
     is_relayed,
     why_not,
 )
+from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import (
     Connection,
     Network,
@@ -187,7 +188,7 @@ class Finder:
         self._read_book()
         self._apply(AddressesTold(peer=peer, addresses=entries))
         for entry in entries:
-            self._book.note_address(peer, entry.address, source=source, unix_s=now_unix_s)
+            self._note_address(peer, entry.address, source)
         self.look_now()
 
     async def ensure(self, peer: PeerId, *, timeout_s: float) -> Connection:
@@ -336,10 +337,17 @@ class Finder:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case NoteAddress(peer=peer, address=address, source=source):
-                self._book.note_address(peer, address, source=source, unix_s=int(time.time()))
+                self._note_address(peer, address, source)
             case Dial(peer=peer, addresses=addresses):
                 if self._nursery is not None:
                     self._nursery.start_soon(self._dial_behind, peer, addresses)
+
+    def _note_address(self, peer: PeerId, address: str, source: Source) -> None:
+        """A full disk forgets an address; who is connected stays connected."""
+        try:
+            self._book.note_address(peer, address, source=source, unix_s=int(time.time()))
+        except Refused as refused:
+            log.warning("address_not_noted peer=%s why=%s", peer[-8:], refused)
 
     async def _dial_behind(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         door = self._doors.setdefault(peer, _Door())

@@ -137,7 +137,11 @@ class Mdns:
 
     async def _scan(self, nursery: trio.Nursery) -> None:
         """Serve the interfaces that are there now."""
-        scan = await trio.to_thread.run_sync(scan_interfaces, self._wanted)
+        try:
+            scan = await trio.to_thread.run_sync(scan_interfaces, self._wanted)
+        except OSError as error:  # no descriptors left, for example: the next look may do better
+            self._problems["interfaces"] = f"the network interfaces cannot be read: {error.strerror}"
+            return
         self._problems.pop("interfaces", None)
         if scan.unmatched:
             self._problems["interfaces"] = f"no interface has the name or address {', '.join(scan.unmatched)}"

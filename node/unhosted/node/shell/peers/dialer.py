@@ -2,11 +2,12 @@
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import trio
 
+from unhosted.node.core.addresses import show_endpoint
 from unhosted.node.core.peering import PeerId, PeerUnreachable
 from unhosted.node.shell.peers.addresses import Endpoint, parse, socket_family
 
@@ -33,13 +34,13 @@ async def race(peer: PeerId, addresses: Sequence[str], attempt: Attempt[T], *, t
 
     Raises: PeerUnreachable, which tells how each address failed.
     """
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     endpoints: list[tuple[str, Endpoint]] = []
     for address in list(dict.fromkeys(addresses))[:ADDRESSES_MAX]:
         try:
             endpoints.append((address, parse(address)))
         except ValueError as error:
-            failures.append(str(error))
+            failures[address] = str(error)
     endpoints.sort(key=lambda pair: pair[1].relay is not None)
     relay_waits = bool(endpoints) and endpoints[0][1].relay is None
     won: list[T] = []
@@ -57,9 +58,17 @@ async def race(peer: PeerId, addresses: Sequence[str], attempt: Attempt[T], *, t
                     await given_up.wait()
     if won:
         return won[0]
-    tried = {failure.partition(": ")[0] for failure in failures}
-    failures += [f"{text}: no answer in {timeout_s:g} s" for text, _ in endpoints if text not in tried]
-    raise PeerUnreachable(f"{peer} cannot be reached: {'; '.join(failures) or 'no address of it is known'}")
+    for address, _ in endpoints:
+        failures.setdefault(address, f"no answer in {timeout_s:g} s")
+    raise PeerUnreachable(_in_short(failures) or f"no address of {peer} is known")
+
+
+def _in_short(failures: Mapping[str, str]) -> str:
+    """How each address failed, as people write addresses; those that failed alike stand together."""
+    alike: dict[str, list[str]] = {}
+    for address, reason in failures.items():
+        alike.setdefault(reason, []).append(show_endpoint(address))
+    return "; ".join(f"{reason} at {', '.join(places)}" for reason, places in alike.items())
 
 
 async def _try(
@@ -67,7 +76,7 @@ async def _try(
     endpoint: Endpoint,
     attempt: Attempt[T],
     won: list[T],
-    failures: list[str],
+    failures: dict[str, str],
     given_up: trio.Event,
     others: trio.CancelScope,
 ) -> None:
@@ -76,9 +85,9 @@ async def _try(
             won.append(await attempt(address, endpoint))
         others.cancel()
     except trio.TooSlowError:
-        failures.append(f"{address}: no answer in {ATTEMPT_S:g} s")
-    except (OSError, PeerUnreachable) as error:
-        failures.append(f"{address}: {_in_words(error)}")
+        failures[address] = f"no answer in {ATTEMPT_S:g} s"
+    except (OSError, PeerUnreachable, UnicodeError) as error:  # UnicodeError: no name that DNS could have
+        failures[address] = _in_words(error)
     finally:
         given_up.set()
 
@@ -90,7 +99,7 @@ async def open_socket(endpoint: Endpoint) -> tuple[trio.SocketStream, tuple[str,
         opened = trio.socket.socket(family, kind, number)
         try:
             await opened.connect(target)
-            return trio.SocketStream(opened), (str(target[0]), endpoint.port)
+            return trio.SocketStream(opened), (_with_zone(target), endpoint.port)
         except OSError as error:
             opened.close()
             failure = error
@@ -98,6 +107,13 @@ async def open_socket(endpoint: Endpoint) -> tuple[trio.SocketStream, tuple[str,
             opened.close()
             raise
     raise failure or OSError(errno.EHOSTUNREACH, f"{endpoint.host} has no address")
+
+
+def _with_zone(target: Sequence[Any]) -> str:
+    """The IP address of a socket address; a link-local one is worth nothing without its interface."""
+    host = str(target[0])
+    is_link_local = len(target) == 4 and target[3] and "%" not in host
+    return f"{host}%{socket.if_indextoname(target[3])}" if is_link_local else host
 
 
 async def _resolve(endpoint: Endpoint) -> list[Any]:

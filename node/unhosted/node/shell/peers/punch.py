@@ -105,7 +105,7 @@ class Puncher:
         try:
             await self._ask(peer)
             log.info("punched peer=%s", peer[-8:])
-        except (NotPunched, PeerUnreachable, ChannelBroken) as error:
+        except (NotPunched, PeerUnreachable, ChannelBroken, OSError) as error:  # OSError: no port to be had
             log.info("not_punched peer=%s why=%s", peer[-8:], error)
         tried.again_at_s = trio.current_time() + AGAIN_S[min(tried.count, len(AGAIN_S) - 1)]
         tried.count += 1
@@ -155,7 +155,11 @@ class Puncher:
         if not relays or not relays[0]:
             raise NotPunched("the connection is not a relayed one")
         observed = await self._observed_by(relays[0])
-        if not ipaddress.ip_address(observed.host).is_global:
+        try:
+            is_global = ipaddress.ip_address(observed.host).is_global
+        except ValueError:
+            is_global = False  # a name: no relay sees one
+        if not is_global:
             raise NotPunched(f"the relay sees us at {observed.host}, which is no public address")
         return text_of(observed.host, port)
 

@@ -173,7 +173,9 @@ class Relay:
                     reply = await read_message(tunnel.receive_some, HOP)
                     await tunnel.send_eof()
             if reply.status == "OK":
-                again_s = max(RESERVE_AGAIN_S, (reply.expires_unix_s - time.time()) / 2)
+                # By the relay's clock and ours, which may differ by years: never later than at our own half.
+                left_s = min(reply.expires_unix_s - time.time(), self._limits.reservation_s)
+                again_s = max(RESERVE_AGAIN_S, left_s / 2)
             log.debug("reserved relay=%s status=%s again_s=%.0f", relay[-8:], reply.status, again_s)
         except (PeerUnreachable, *BROKEN) as error:
             log.debug("not reserved relay=%s why=%s", relay[-8:], error)

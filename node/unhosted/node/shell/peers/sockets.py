@@ -1,5 +1,7 @@
 """Bytes to and from the other side, as the library wants to see them: a socket, or a relay's tunnel."""
 
+import socket
+from contextlib import suppress
 from typing import Any, Protocol
 
 import trio
@@ -78,5 +80,6 @@ def remote_of(stream: trio.SocketStream) -> tuple[str, int] | None:
         return None
     host = str(name[0])
     if len(name) == 4 and name[3] and "%" not in host:
-        host = f"{host}%{name[3]}"
+        with suppress(OSError):  # the interface went away meanwhile
+            host = f"{host}%{socket.if_indextoname(name[3])}"
     return host, int(name[1])

@@ -171,7 +171,7 @@ def _wanted(before: Mapping[int, Mapped], port: int) -> int:
 
 
 def _public(address: str) -> str:
-    if not is_public(address):
+    if not is_public(address) or ":" in address:  # an IPv6 address has no mapped ports
         raise NoMapping(
             f"the router's own address {address} is not on the internet: the provider shares one among "
             "customers, or there is a second router; a peer that both sides can reach relays nevertheless"

@@ -117,7 +117,10 @@ class Sideband:
                 await held.channel.aclose()
 
     async def _accept(self, stream: trio.SocketStream) -> None:
-        address = str(stream.socket.getpeername()[0])
+        try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:
+            return  # it hung up before it was looked at; raised from here, that would end the listener
         count = self._unproven.get(address, 0)
         if count >= UNPROVEN_PER_ADDRESS_MAX or sum(self._unproven.values()) >= UNPROVEN_MAX:
             return

@@ -1,5 +1,6 @@
 """The joiner's way to the machine that shows the code: whom to ask, in which order, how often."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -8,10 +9,13 @@ import trio
 from unhosted.node.core import pairing_words as words
 from unhosted.node.core.addresses import show_endpoint
 from unhosted.node.core.pairing_code import PairingCode, hint_of
+from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import Channel, ChannelBroken, Network, PairedPeer, PeerId, PeerUnreachable
 from unhosted.node.shell.trusted.book import PeerBook
 from unhosted.node.shell.trusted.pairing_line import Line
 from unhosted.node.shell.trusted.pairing_talk import open_channel
+
+log = logging.getLogger(__name__)
 
 Sightings = Callable[[], Sequence[tuple[PeerId, Sequence[str]]]]
 """Peers on this network and where they say they are."""
@@ -119,7 +123,11 @@ class Joiner:
             await trio.to_thread.run_sync(self._note, peer, connection.remote_address)
 
     def _note(self, peer: PeerId, address: str) -> None:
-        self._book.note_address(peer, address, source="pairing", unix_s=int(self._clock_unix_s()))
+        """In a thread. A full disk does not undo the pairing, which is written; the peer is found again."""
+        try:
+            self._book.note_address(peer, address, source="pairing", unix_s=int(self._clock_unix_s()))
+        except Refused as refused:
+            log.warning("pairing.address.lost peer=%s error=%s", peer[-8:], refused)
 
     async def _pursue(self, pairing_id: str) -> None:
         """We said yes and lost sight of the offerer: ask it what became of it."""

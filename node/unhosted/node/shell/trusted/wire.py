@@ -232,7 +232,7 @@ def unpack_hello(fields: Fields) -> Hello | WrongVersion:
 def _unpack_ask(fields: Fields) -> Ask:
     return Ask(
         ask_id=fields.text_or_empty("ask", chars_max=ASK_ID_CHARS_MAX),
-        model=_unpack_model(fields),
+        model=unpack_blake3(fields, "model"),
         prompt=_unpack_prompt(fields),
         sampling=_unpack_sampling(fields.map("sampling")) if fields.has("sampling") else SamplingParams(),
         max_tokens=fields.uint_or_none("max", most=TOKEN_COUNT_MAX),
@@ -246,10 +246,11 @@ def _unpack_ask(fields: Fields) -> Ask:
     )
 
 
-def _unpack_model(fields: Fields) -> str:
-    model = fields.text("model", chars_max=_HASH_CHARS)
+def unpack_blake3(fields: Fields, key: str) -> str:
+    """Raises: FieldError."""
+    model = fields.text(key, chars_max=_HASH_CHARS)
     if len(model) != _HASH_CHARS or not _HEX.issuperset(model):
-        raise fields.wrong("model", "must be the BLAKE3 of the model's file, 64 hex digits in lower case")
+        raise fields.wrong(key, "must be the BLAKE3 of the model's file, 64 hex digits in lower case")
     return model
 
 
@@ -344,7 +345,7 @@ def _unpack_embed(request_id: int, fields: Fields) -> EmbedRequest:
             if type(one) is str
             else Fields({f"inputs[{index}]": one}).token_ids(f"inputs[{index}]", most=TOKENS_MAX)
         )
-    return EmbedRequest(request_id=request_id, model=_unpack_model(fields), inputs=tuple(inputs))
+    return EmbedRequest(request_id=request_id, model=unpack_blake3(fields, "model"), inputs=tuple(inputs))
 
 
 _UNPACK: dict[str, Callable[[int, Fields], Request]] = {

@@ -3,6 +3,7 @@
 `deltas` is what costs: one message carries what one engine step gave every request of the channel.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from struct import pack, unpack
@@ -19,6 +20,7 @@ from unhosted.node.shell.trusted.wire import (
     REQUEST_ID_MAX,
     TOKEN_COUNT_MAX,
     VERSION_CHARS_MAX,
+    unpack_blake3,
     unpack_hello,
 )
 from unhosted.node.shell.trusted.wire_fields import FieldError, Fields, WireError, is_token_ids, printable
@@ -208,8 +210,9 @@ def _logprob(parts: Any, top: tuple[TokenLogprob, ...]) -> TokenLogprob:
 
 def _pack_model(model: ModelFacts) -> dict[str, object]:
     packed: dict[str, object] = {name: getattr(model, name) for name in ModelFacts.__slots__}
-    packed["name"] = model.name[:MODEL_NAME_CHARS_MAX]
-    packed["aliases"] = model.aliases[:ALIASES_MAX]
+    for name in ("name", "architecture", "quantization"):
+        packed[name] = _sendable(getattr(model, name)[:MODEL_NAME_CHARS_MAX])
+    packed["aliases"] = [_sendable(alias[:MODEL_NAME_CHARS_MAX]) for alias in model.aliases[:ALIASES_MAX]]
     return packed
 
 
@@ -232,7 +235,7 @@ def _unpack_model(fields: Fields) -> ModelFacts:
             printable(alias)
             for alias in fields.texts("aliases", most=ALIASES_MAX, chars_max=MODEL_NAME_CHARS_MAX)
         ),
-        blake3=fields.text("blake3", chars_max=64),
+        blake3=unpack_blake3(fields, "blake3"),
         size_bytes=uint("size_bytes", BYTES_MAX_OF_A_FILE),
         architecture=text("architecture"),
         parameters=fields.uint_or_none("parameters", most=BYTES_MAX_OF_A_FILE),
@@ -261,6 +264,10 @@ def _unpack_facts(fields: Fields) -> PeerFacts:
 def _unpack_refused(fields: Fields) -> RefusedReply:
     code = fields.text("code", chars_max=KIND_CHARS_MAX)
     details = fields.map("details").values() if fields.has("details") else {}
+    try:
+        json.dumps(details, allow_nan=False)
+    except (ValueError, TypeError):
+        details = {}  # bytes or an infinity: they could not be passed on to the client
     refusal = Refused(
         # A code of a later version: whatever it means, this peer does not answer and another one may.
         cast(Code, code) if code in _CODES else "engine_failed",
