@@ -58,7 +58,7 @@ def run(report: Report, *, pulls: int, model: str) -> None:
             ring.add(name, env={"UNHOSTED_THREADS": "1"}, models={model: model_file(model).absolute()})
         ring.start(LAPTOP, *SERVERS)
         for name in SERVERS:
-            wait("to be seen", lambda name=name: ring.line(LAPTOP, name))
+            ring.wait_seen(LAPTOP, name)
             ring.pair(LAPTOP, name)
         ring.wait_known(LAPTOP, *SERVERS)
         whole = {seed: [_undisturbed(ring, model, seed, name) for name in SERVERS] for seed in SEEDS}
@@ -96,7 +96,7 @@ def _pull(ring: Ring, model: str, seed: int, after: int, whole: list[str]) -> Pu
     plugged_at_s = time.monotonic()
     ring.wait_known(LAPTOP, host.name)
     back_s = time.monotonic() - plugged_at_s
-    wait("idle machines", lambda: all(_is_idle(ring, name) for name in SERVERS))
+    wait("idle machines", lambda: all(ring.is_idle(name) for name in SERVERS))
     same = [_first_difference(said.text, text) for text in whole]
     return Pull(
         seed=seed,
@@ -109,12 +109,6 @@ def _pull(ring: Ring, model: str, seed: int, after: int, whole: list[str]) -> Pu
         first_difference=None if None in same else max(one for one in same if one is not None),
         resumed_on=tuple(said.unhosted["resumed_on"]) if said.unhosted else (),
     )
-
-
-def _is_idle(ring: Ring, name: str) -> bool:
-    """A request that shares its batches with another one is computed in another order."""
-    models = ring.nodes[name].get("/api/status")["models"]
-    return not any(one["slots_busy"] or one["queued"] for one in models)
 
 
 def _first_difference(one: str, other: str) -> int | None:

@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,8 @@ T = TypeVar("T")
 class Said:
     """One streamed answer, as far as the client has it. times_s: when each piece of text came.
 
-    error: what ended it in mid-stream; empty if it ended well.
+    error: what ended it in mid-stream; empty if it ended well. broken_at: characters that were there when a
+    test last broke something.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -39,6 +41,7 @@ class Said:
     unhosted: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     error: Mapping[str, Any] = field(default_factory=dict)
+    broken_at: int = 0
 
     @property
     def text(self) -> str:
@@ -105,6 +108,10 @@ class Ring:
         lines = self.nodes[at].get("/api/peers")["peers"]
         return next((one for one in lines if one["peer"] == self.peers[of]), {})
 
+    def wait_seen(self, at: str, of: str) -> None:
+        """Until the local network has told `at` of it."""
+        wait(f"{at} to see {of}", partial(self.line, at, of))
+
     def knows(self, at: str, of: str) -> bool:
         """Whether `of` is reached from `at` and has said what it has."""
         line = self.line(at, of)
@@ -112,7 +119,7 @@ class Ring:
 
     def wait_known(self, at: str, *others: str, patience_s: float = PATIENCE_S) -> None:
         for of in others:
-            wait(f"{at} to reach {of}", lambda of=of: self.knows(at, of), patience_s=patience_s)
+            wait(f"{at} to reach {of}", partial(self.knows, at, of), patience_s=patience_s)
 
     def pair(self, offerer: str, joiner: str) -> None:
         """As two users do it in two terminals, with the short code."""
@@ -129,28 +136,31 @@ class Ring:
         program = [sys.executable, "-m", "unhosted.node", *words]
         return Talk(node.host.popen_piped(program, env=node.env), name=name)
 
+    def is_idle(self, name: str) -> bool:
+        """A request that shares its batches with another one is computed in another order."""
+        models = self.nodes[name].get("/api/status")["models"]
+        return not any(one["slots_busy"] or one["queued"] for one in models)
+
     def kill_engine(self, name: str) -> None:
         """SIGKILL to the processes that generate."""
         for one in self.nodes[name].get("/api/status")["models"]:
             os.kill(int(one["pid"]), signal.SIGKILL)
 
-    def stream(self, at: str, body: Mapping[str, Any]) -> Iterator[Said]:
+    def stream(self, at: str, body: Mapping[str, Any]) -> Generator[Said]:
         """Ask for a streamed completion; the same object after each piece of text, and at its end."""
         whole = {"stream": True, "stream_options": {"include_usage": True}, **body}
         with self.nodes[at].open("POST", "/v1/completions", whole) as answer:
             assert answer.status == 200, answer.read()
             yield from _read(answer)
 
-    def answer(
-        self, at: str, body: Mapping[str, Any], *, breaking: Callable[[str], None], after: int = 40
-    ) -> Said:
-        """The whole answer; once so many pieces of text are there, `breaking` is told who gives it."""
-        said, broken = Said(), ""
+    def answer(self, at: str, body: Mapping[str, Any], *breaks: tuple[int, Callable[[str], None]]) -> Said:
+        """The whole answer; once so many pieces of text are there, a break is told who began it, and done."""
+        said, left = Said(), list(breaks)
         for said in self.stream(at, body):
-            if not broken and len(said.pieces) >= after:
-                broken = said.served_by
-                breaking(broken)
-        assert broken, f"the answer ended after {len(said.pieces)} pieces: {said.error or said.finish}"
+            if left and len(said.pieces) >= left[0][0]:
+                said.broken_at = len(said.text)
+                left.pop(0)[1](said.served_by)
+        assert not left, f"the answer ended after {len(said.pieces)} pieces: {said.error or said.finish}"
         return said
 
 
@@ -172,8 +182,9 @@ def _read(answer: http.client.HTTPResponse) -> Iterator[Said]:
     yield said
 
 
-def long_answer(*, seed: int = 7, tokens: int = 600, model: str = "slow", **more: Any) -> dict[str, Any]:
-    """A request whose output is random and yet always the same."""
+def long_answer(*, seed: int = 5, tokens: int = 600, model: str = "slow", **more: Any) -> dict[str, Any]:
+    """A request whose output is random and yet always the same. The default seed is one with which, in 300
+    tokens of `slow_model`, none comes near to being another one."""
     return {
         "model": model,
         "prompt": "in the other one, there and then",

@@ -10,6 +10,7 @@ import trio
 
 from tests.fake_network import Fabric, FakeNetwork
 from unhosted.node.core import directory
+from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import Connection, PairedPeer, PeerFacts, PeerId, PeerUnreachable
 from unhosted.node.shell.discovery import finder as finder_module
 from unhosted.node.shell.discovery.finder import Finder
@@ -113,6 +114,27 @@ def test_a_paired_peer_is_connected_when_it_is_heard_and_its_address_is_kept(boo
             assert (status.reachable, status.why_not, status.path) == (True, "", "lan")
             assert (status.tokens_today, status.state, status.name) == (42, "paired", "desk")
             assert (await world.finder.ensure(DESK, timeout_s=1)).peer == DESK
+
+    trio.run(main)
+
+
+def test_a_full_disk_costs_an_address_and_not_the_node(
+    book: PeerBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.put(paired(DESK))
+
+    def full(*_: object, **__: object) -> None:
+        raise Refused("disk_full", "the disk is full")
+
+    monkeypatch.setattr(book, "note_address", full)
+
+    async def main() -> None:
+        world = World(book)
+        async with world.running():
+            world.hear(heard(DESK, HOME))
+            await world.until(lambda: DESK in world.own.live)
+            world.own.drop(DESK)
+            await world.until(lambda: DESK in world.own.live)
 
     trio.run(main)
 

@@ -264,7 +264,16 @@ def test_a_false_commit_before_the_users_yes_pairs_nobody(tmp_path: Path) -> Non
     trio.run(main)
 
 
-@pytest.mark.parametrize("pake", [b"B" * 33, b"A" + bytes(32), b"A" + b"\xff" * 32, b"A\x01" + bytes(31)])
+@pytest.mark.parametrize(
+    "pake",
+    [
+        b"B" * 33,
+        b"A" * 33,  # a point that is on no curve
+        b"A" + bytes(32),
+        b"A" + b"\xff" * 32,
+        b"A\x01" + bytes(31),
+    ],
+)
 def test_what_is_no_point_of_the_group_ends_the_talk_and_costs_no_try(tmp_path: Path, pake: bytes) -> None:
     async def main() -> None:
         world = World(directory=tmp_path)

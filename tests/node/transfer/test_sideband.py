@@ -1,5 +1,7 @@
 """The bulk listener: tickets are for one, once and soon, and strangers cost nothing."""
 
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -183,6 +185,22 @@ def test_a_ticket_runs_out_and_tickets_are_bounded() -> None:
                 assert channel is None
 
     trio.run(main, clock=clock)
+
+
+def test_strangers_that_reset_their_connection_at_once_do_not_end_the_listener() -> None:
+    async def main() -> None:
+        async with listening() as sideband:
+            for _ in range(8):  # all in one step of ours: they are gone before they are looked at
+                with socket.create_connection((HERE, sideband.port)) as stranger:
+                    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            ticket = sideband.offer("friend")
+            async with echoing(sideband, ticket):
+                channel = await connect(HERE, ticket, "server")
+                await channel.send(b"still here")
+                assert await channel.receive() == b"still here"
+                await channel.aclose()
+
+    trio.run(main)
 
 
 def test_a_taken_port_is_replaced_by_a_free_one() -> None:

@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -276,12 +277,11 @@ class Mdns:
             self._rename()
         # Only what is on this network: a packet must not have us call machines elsewhere.
         hosts = [source, *(address for address in claim.addresses if interface.is_on_link(address))]
-        addresses = [
-            format_address(
-                str(host), claim.port, zone=interface.name if host.version == 6 and host.is_link_local else ""
-            )
-            for host in dict.fromkeys(hosts)
-        ]
+        addresses = []
+        for host in dict.fromkeys(hosts):
+            zone = interface.name if host.version == 6 and host.is_link_local else ""
+            with suppress(ValueError):  # an interface with a name that no address can have
+                addresses.append(format_address(str(host), claim.port, zone=zone))
         self._on_heard(
             Heard(
                 peer=claim.peer,

@@ -34,7 +34,7 @@ from unhosted.node.core.peering import (
 from unhosted.node.core.service import PairingView
 from unhosted.node.shell.trusted import pairing_wire
 from unhosted.node.shell.trusted.book import PeerBook
-from unhosted.node.shell.trusted.pairing_join import Joiner, Sightings
+from unhosted.node.shell.trusted.pairing_join import Joiner, Sightings, note_address
 from unhosted.node.shell.trusted.pairing_line import Line
 from unhosted.node.shell.trusted.pairing_pake import Pakes
 from unhosted.node.shell.trusted.pairing_talk import FAREWELL_TIMEOUT_S, ask_standing, say_farewell
@@ -343,7 +343,7 @@ class Pairings:
         )
         log.info("pairing.written peer=%s state=%s", effect.peer[-8:], effect.state)
         for address in filter(is_dialable, effect.addresses):
-            self._book.note_address(effect.peer, address, source="pairing", unix_s=unix_s)
+            note_address(self._book, effect.peer, address, unix_s)
 
     async def _compute(self, effect: words.MakePake | words.FinishPake) -> None:
         await self.apply(await self._pakes.compute(effect))

@@ -8,8 +8,8 @@ import trio
 
 from unhosted.node.core import pairing_words as words
 from unhosted.node.core.addresses import show_endpoint
-from unhosted.node.core.pairing_code import PairingCode, hint_of
 from unhosted.node.core.errors import Refused
+from unhosted.node.core.pairing_code import PairingCode, hint_of
 from unhosted.node.core.peering import Channel, ChannelBroken, Network, PairedPeer, PeerId, PeerUnreachable
 from unhosted.node.shell.trusted.book import PeerBook
 from unhosted.node.shell.trusted.pairing_line import Line
@@ -44,6 +44,14 @@ class PairingWork(Protocol):
     async def resolve(self, asked: PairedPeer) -> bool: ...
     def new_line(self, channel: Channel) -> Line: ...
     def pairing(self, pairing_id: str) -> words.Pairing | None: ...
+
+
+def note_address(book: PeerBook, peer: PeerId, address: str, unix_s: int) -> None:
+    """Blocks. A full disk does not undo a pairing that is written: the peer is found by other ways."""
+    try:
+        book.note_address(peer, address, source="pairing", unix_s=unix_s)
+    except Refused as refused:
+        log.warning("pairing.address.lost peer=%s error=%s", peer[-8:], refused)
 
 
 class Joiner:
@@ -123,11 +131,7 @@ class Joiner:
             await trio.to_thread.run_sync(self._note, peer, connection.remote_address)
 
     def _note(self, peer: PeerId, address: str) -> None:
-        """In a thread. A full disk does not undo the pairing, which is written; the peer is found again."""
-        try:
-            self._book.note_address(peer, address, source="pairing", unix_s=int(self._clock_unix_s()))
-        except Refused as refused:
-            log.warning("pairing.address.lost peer=%s error=%s", peer[-8:], refused)
+        note_address(self._book, peer, address, int(self._clock_unix_s()))
 
     async def _pursue(self, pairing_id: str) -> None:
         """We said yes and lost sight of the offerer: ask it what became of it."""

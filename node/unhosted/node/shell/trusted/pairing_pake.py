@@ -45,14 +45,14 @@ class Pakes:
         return self._finish(FinishPake(channel=effect.channel, theirs=effect.theirs))
 
     def _finish(self, effect: FinishPake) -> PakeReady | PakeFailed:
-        from spake2 import SPAKEError
-
         begun = self._begun.pop(effect.channel, None)
         if begun is None:
             return PakeFailed(channel=effect.channel)
         exchange, message = begun
         try:
             key = exchange.finish(effect.theirs)
-        except (SPAKEError, ValueError):  # the wrong side, our own message, no point of the group
+        except (
+            Exception
+        ):  # the wrong side, our own message, no point of the curve or of the group: of many kinds
             return PakeFailed(channel=effect.channel)
         return PakeReady(channel=effect.channel, pake=message, key=key)

@@ -123,7 +123,7 @@ def decode_request(data: bytes) -> Request:
             return unpack_hello(fields)
         if kind not in _UNPACK:
             return None
-        request_id = fields.uint("id", most=REQUEST_ID_MAX)
+        request_id = fields.uint("id", least=1, most=REQUEST_ID_MAX)
     except (CborError, FieldError) as error:
         raise WireError(str(error)) from None
     try:

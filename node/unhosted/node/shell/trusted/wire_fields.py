@@ -49,10 +49,10 @@ class Fields:
             raise self.wrong(key, f"{len(value)} bytes, at most {bytes_max}")
         return bytes(value)
 
-    def uint(self, key: str, *, most: int) -> int:
+    def uint(self, key: str, *, most: int, least: int = 0) -> int:
         value = self._get(key, int)
-        if not 0 <= value <= most:
-            raise self.wrong(key, f"{value} is outside 0 to {most}")
+        if not least <= value <= most:
+            raise self.wrong(key, f"{value} is outside {least} to {most}")
         return int(value)
 
     def uint_or_none(self, key: str, *, most: int) -> int | None:
