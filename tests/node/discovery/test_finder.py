@@ -123,7 +123,10 @@ def test_a_full_disk_costs_an_address_and_not_the_node(
 ) -> None:
     book.put(paired(DESK))
 
+    refused: list[object] = []
+
     def full(*_: object, **__: object) -> None:
+        refused.append(DESK)
         raise Refused("disk_full", "the disk is full")
 
     monkeypatch.setattr(book, "note_address", full)
@@ -131,10 +134,12 @@ def test_a_full_disk_costs_an_address_and_not_the_node(
     async def main() -> None:
         world = World(book)
         async with world.running():
-            world.hear(heard(DESK, HOME))
-            await world.until(lambda: DESK in world.own.live)
-            world.own.drop(DESK)
-            await world.until(lambda: DESK in world.own.live)
+            world.own.live[DESK] = Connection(
+                peer=DESK, path="lan", remote_address=MOVED, is_outbound=True, round_trip_s=0.1
+            )
+            await world.until(lambda: bool(refused))
+            (status,) = world.finder.statuses()
+            assert status.reachable and status.addresses[0] == MOVED
 
     trio.run(main)
 

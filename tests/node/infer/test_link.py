@@ -136,6 +136,22 @@ def test_a_refusal_keeps_all_that_it_says() -> None:
     play(scene)
 
 
+def test_a_fault_under_one_request_hurts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fault(_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    async def scene(made: Pair) -> None:
+        monkeypatch.setattr(made.engine, "count_tokens", fault)
+        async with made.link.open_ask(ask("good")) as stream:
+            with pytest.raises(Refused) as refused:
+                await made.link.count_tokens(ask("bad"))
+            assert refused.value.code == "engine_failed"
+            made.engine.step(Delta(token_ids=(5,), text="Hel"))
+            assert (await anext(stream)).text == "Hel"
+
+    play(scene)
+
+
 def test_a_refusal_in_mid_stream_comes_after_the_deltas() -> None:
     async def scene(made: Pair) -> None:
         async with made.link.open_ask(ask()) as stream:

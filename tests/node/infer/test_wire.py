@@ -224,19 +224,6 @@ def test_details_that_are_no_json_do_not_reach_the_client(value: object) -> None
     assert (reply.refusal.message, dict(reply.refusal.details)) == ("m", {})
 
 
-@pytest.mark.parametrize("blake3", ["", "zz", "A" * 64, "a" * 63])
-def test_a_model_without_a_hash_is_none(blake3: str) -> None:
-    with pytest.raises(WireError, match="blake3"):
-        wire_replies.decode_reply(encode({"k": "facts", "models": [{"name": "llama", "blake3": blake3}]}))
-
-
-def test_names_that_no_peer_could_read_are_cut_and_mended() -> None:
-    model = replace(FACTS.models[0], name="half \udc80", aliases=("x" * 1000,))
-    facts = wire_replies.decode_reply(wire_replies.encode_facts(replace(FACTS, models=(model,))))
-    assert isinstance(facts, PeerFacts)
-    assert (facts.models[0].name, facts.models[0].aliases) == ("half ?", ("x" * 256,))
-
-
 def test_a_code_of_a_later_version_means_that_the_peer_does_not_answer() -> None:
     data = encode({"k": "refused", "id": 1, "code": "on_strike", "message": "no\x1b[2J"})
     reply = wire_replies.decode_reply(data)

@@ -41,6 +41,23 @@ def test_a_code_and_two_yeses_pair_two_machines(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_a_full_disk_that_costs_an_address_does_not_undo_a_pairing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise Refused("disk_full", "the disk is full")
+
+    async def main() -> None:
+        world = World(directory=tmp_path)
+        async with world.machine("desktop") as desktop, world.machine("laptop") as laptop:
+            for machine in (desktop, laptop):
+                monkeypatch.setattr(machine.book, "note_address", full)
+            await pair(desktop, laptop)
+            assert (desktop.standing(laptop), laptop.standing(desktop)) == ("paired", "paired")
+
+    trio.run(main)
+
+
 def test_an_address_code_needs_no_discovery(tmp_path: Path) -> None:
     async def main() -> None:
         world = World(directory=tmp_path)

@@ -283,7 +283,7 @@ def test_what_cannot_be_reached_says_why(kind: str) -> None:
     async def test(two: Two) -> None:
         with pytest.raises(PeerUnreachable, match="no connection"):
             await echoes(two.near, two.far.peer)
-        with pytest.raises(PeerUnreachable, match=r"nothing .*/tcp/9|/tcp/9: nothing"):
+        with pytest.raises(PeerUnreachable, match=r"nothing .*(/tcp/|:)9\b"):
             await two.near.connect(two.far.peer, ("/ip4/127.0.0.1/tcp/9",), timeout_s=2.0)
         with pytest.raises(PeerUnreachable, match="no address"):
             await two.near.connect(two.far.peer, (), timeout_s=2.0)

@@ -7,7 +7,7 @@ from libp2p.io.exceptions import IOException
 
 from unhosted.node.shell.peers import listener
 from unhosted.node.shell.peers.limits import Limits
-from unhosted.node.shell.peers.listener import Porch, Rate
+from unhosted.node.shell.peers.listener import DEBT_S_MAX, Porch, Rate
 from unhosted.node.shell.peers.sockets import Wire
 
 
@@ -17,6 +17,12 @@ def test_many_handshakes_of_one_address_wait() -> None:
     assert rate.delay_s("b", 100.0) == 0.0, "another address is another matter"
     assert rate.delay_s("a", 100.35) == pytest.approx(0.05), "what has passed is made up for"
     assert rate.delay_s("a", 200.0) == 0.0
+
+
+def test_an_address_is_let_in_again_soon_after_a_flood() -> None:
+    rate = Rate(per_s=10.0, burst=3)
+    assert max(rate.delay_s("a", 100.0) for _ in range(10_000)) > Limits().handshake_s, "none of it is served"
+    assert rate.delay_s("a", 100.0 + DEBT_S_MAX) < 1.0
 
 
 def test_addresses_seen_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,15 @@ def test_every_address_that_failed_is_named_with_its_reason() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "é..b", "\ud800"])
+def test_a_name_that_dns_cannot_have_is_an_address_that_failed(name: str) -> None:
+    async def test(two: Two) -> None:
+        with pytest.raises(PeerUnreachable):
+            await two.near.connect(two.far.peer, (f"/dns/{name}/tcp/8643",), timeout_s=2.0)
+
+    run(test)
+
+
 def test_both_dialling_at_once_end_connected() -> None:
     async def test(two: Two) -> None:
         async def dial(one: Watched, other: Watched) -> None:

@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.node.routing.servers import REFERENCE, TOKENS
-from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.errors import Code, LocalFault, Refused
 from unhosted.node.core.failover import (
     ATTEMPTS_MAX,
     check_session,
@@ -310,6 +310,38 @@ def test_a_refused_server_is_not_asked_twice_but_a_lost_one_is() -> None:
 
 def test_a_server_that_was_never_there_is_not_waited_for() -> None:
     assert fed(begun(choice("a")), (1, Failed(0, "nothing answers")), (1, Planned(())))[1][-1] == GiveUp()
+
+
+def test_a_lost_server_that_then_says_no_is_not_asked_a_third_time() -> None:
+    gone = Refused("not_paired", "the pairing was ended")
+    state, effects = fed(
+        begun(choice("a")),
+        (1, Accepted(0)),
+        (2, FirstDelta(0, 3, False)),
+        (3, Failed(0, "lost")),
+        (3, Planned(())),
+        (503, TimePassed()),
+        (504, Failed(1, gone.message, gone)),
+        (504, Planned(())),
+    )
+    assert effects[-1] == GiveUp()
+    assert "the pairing was ended" in final_refusal(state, "model").message
+
+
+@pytest.mark.parametrize(
+    ("server", "code", "message"),
+    [
+        ("desktop", "not_allowed", "desktop: no"),
+        ("desktop", "invalid_request", "no"),
+        (LOCAL, "overloaded", "no"),
+    ],
+)
+def test_what_another_machine_refuses_is_told_with_its_name(server: str, code: Code, message: str) -> None:
+    refused = Refused(code, "no", field="model", retry_after_s=3, details={"rule": "may_ask"})
+    state, _ = fed(begun(choice(server)), (1, Failed(0, "no", refused)), (1, Planned(())))
+    told = final_refusal(state, "model")
+    assert (told.code, told.message, told.field, told.retry_after_s) == (code, message, "model", 3)
+    assert told.details == refused.details
 
 
 def test_a_broken_rule_stops_the_program() -> None:

@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from unhosted.node.core.errors import LocalFault
 
 
+OUTPUT_PIECE_TOKENS = 16
+"""llama.cpp rounds alike when it decodes a token and when it reads it among up to 63 (quantized weights on CPUs,
+flash attention). In small pieces an output is continued as if it had never been interrupted; read as one batch,
+half of the answers turned a token sooner or later. Three that go on at once stay below 63."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """cells_total: cells that may be reserved together; slots * context_tokens where every slot has its own.
@@ -55,6 +61,11 @@ class Job:
     @property
     def reserved_tokens(self) -> int:
         return len(self.prompt) + self.max_tokens
+
+    def piece_end(self, start: int) -> int:
+        """Where a piece that is read from `start` on must end: prompt and output are not mixed."""
+        prompt_tokens = len(self.prompt)
+        return prompt_tokens if start < prompt_tokens else start + OUTPUT_PIECE_TOKENS
 
     def known_tokens(self) -> "array[int]":
         """Everything that must be in the slot's cells, or fed, before the next token can be drawn.

@@ -262,9 +262,11 @@ def _is_hopeless(state: Session, failure: Failure) -> bool:
 
 
 def _may_try_again(state: Session, failure: Failure) -> bool:
-    """It was there a moment ago, and nothing but its link failed."""
-    is_lost = failure.refused is None and failure.accepted and failure.choice.server != LOCAL
-    return is_lost and 0 < _tries(state, failure.choice) < TRIES_PER_SERVER_MAX
+    """It was there a moment ago, and nothing but its link failed; and it did not say no since."""
+    server = failure.choice.server
+    is_lost = failure.refused is None and failure.accepted and server != LOCAL
+    said_no = any(one.choice.server == server and one.refused is not None for one in state.failures)
+    return is_lost and not said_no and 0 < _tries(state, failure.choice) < TRIES_PER_SERVER_MAX
 
 
 def _tries(state: Session, choice: Choice) -> int:

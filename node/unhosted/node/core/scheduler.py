@@ -21,7 +21,9 @@ The rules:
    longer one, busy or not, its cells are copied. If another slot is about to hold one, because it is reading
    that very prompt now for a request of no worse priority, the request waits for it: n samples of one
    prompt cost one prefill. (Not where memory has no partial removal: what was read cannot be cut to fit.)
-5. A cancelled request frees its slot at once; what the slot holds stays as a prefix for others.
+5. Output that is read again (after a crash, a preemption, or a failure of another machine) goes in small pieces
+   of its own: see `OUTPUT_PIECE_TOKENS`.
+6. A cancelled request frees its slot at once; what the slot holds stays as a prefix for others.
 
 Not handled here: text, stop strings, sampling. The caller decides those and reports `Drawn.ended`.
 """
@@ -293,7 +295,7 @@ class Scheduler:
             if budget <= 0 or slot.job is None:
                 break
             start = len(slot.cells)
-            tokens = tuple(slot.target[start : start + budget])
+            tokens = tuple(slot.target[start : min(start + budget, slot.job.piece_end(start))])
             draws = start + len(tokens) == len(slot.target)
             feeds.append(
                 Feed(slot=slot.index, job_id=slot.job.job_id, start=start, tokens=tokens, draws=draws)

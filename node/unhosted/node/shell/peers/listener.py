@@ -26,6 +26,10 @@ BACKLOG = 256
 BUCKETS_MAX = 4096
 """Addresses whose rate of handshakes is remembered; the one unseen for longest is forgotten first."""
 
+DEBT_S_MAX = 10.0
+"""Longer than a handshake may take: who has to wait so long is dropped unserved. Without a bound a second's
+flood would keep its whole address out for minutes, and with it everybody behind the same NAT."""
+
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 DESCRIPTORS_PAUSE_S = 0.1
 """Accepting again at once would fail again, and take a core."""
@@ -88,7 +92,7 @@ class Rate:
     def delay_s(self, address: str, now_s: float) -> float:
         """Take one, and say how long to wait for it."""
         earliest_s = now_s - (self._burst - 1) / self._per_s
-        at_s = max(self._free_at_s.pop(address, earliest_s), earliest_s)
+        at_s = min(max(self._free_at_s.pop(address, earliest_s), earliest_s), now_s + DEBT_S_MAX)
         self._free_at_s[address] = at_s + 1.0 / self._per_s
         if len(self._free_at_s) > BUCKETS_MAX:
             self._free_at_s.popitem(last=False)

@@ -75,6 +75,7 @@ class Puncher:
         self._tried: dict[PeerId, _Tried] = {}
         """Of peers with a relayed connection alone, so that the network's own bound holds here."""
         self._answering: set[PeerId] = set()
+        self._pause = trio.CancelScope()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until it is cancelled."""
@@ -86,7 +87,7 @@ class Puncher:
                 due_s = min(
                     (one.again_at_s for one in self._tried.values() if not one.is_running), default=None
                 )
-                with trio.move_on_at(float("inf") if due_s is None else due_s):
+                with trio.move_on_at(float("inf") if due_s is None else due_s) as self._pause:
                     seen, _ = await self._network.changed(seen)
                 relayed = {one.peer for one in self._network.connections() if _relay_of(one)}
                 self._tried = {peer: one for peer, one in self._tried.items() if peer in relayed}
@@ -110,6 +111,7 @@ class Puncher:
         tried.again_at_s = trio.current_time() + AGAIN_S[min(tried.count, len(AGAIN_S) - 1)]
         tried.count += 1
         tried.is_running = False
+        self._pause.cancel()  # the next try is due at a time that was not known when the pause began
 
     async def _ask(self, peer: PeerId) -> None:
         """Raises: NotPunched, PeerUnreachable, ChannelBroken."""

@@ -146,7 +146,7 @@ class PeerLink:
             if isinstance(self._failure, Refused):
                 raise self._failure
             raise PeerUnreachable(
-                str(self._failure) if self._failure else f"{self.peer} did not answer in {OPEN_TIMEOUT_S} s"
+                str(self._failure) if self._failure else f"did not answer in {OPEN_TIMEOUT_S} s"
             )
         if channel.in_flight >= REQUESTS_MAX:
             raise Refused(
@@ -163,7 +163,7 @@ class PeerLink:
             with trio.fail_at(deadline):
                 await self._ensure(OPEN_TIMEOUT_S)
         except trio.TooSlowError:
-            raise PeerUnreachable(f"{self.peer} did not answer within {OPEN_TIMEOUT_S} s") from None
+            raise PeerUnreachable(f"did not answer within {OPEN_TIMEOUT_S} s") from None
         try:
             async with self._network.open_channel(
                 self.peer,

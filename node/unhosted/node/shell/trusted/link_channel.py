@@ -128,7 +128,7 @@ class LinkChannel:
             why = str(group.exceptions[0])
         finally:
             for target in self._requests.values():
-                target.fail(ChannelBroken(f"{self._channel.peer}: {why}"))
+                target.fail(ChannelBroken(why))
             self._requests.clear()
         return why
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from unhosted.node.core.asks import Answering, Ask
-from unhosted.node.core.errors import Refused
+from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.inference import Delta
 from unhosted.node.core.peering import Channel, ChannelBroken, PeerId
 from unhosted.node.shell.trusted.wire import VERSION, decode_request
@@ -203,6 +203,13 @@ class ServedChannel:
                 await work()
         except Refused as refusal:
             self._put_last(encode_refused(request_id, refusal))
+        except (ChannelBroken, WireError, LocalFault):
+            raise
+        except Exception as error:  # a fault of ours, for which the peer's other requests do not suffer
+            # Its words may quote a prompt: they are not logged.
+            log.error("peer_request_failed peer=%s error=%s", self._channel.peer[-8:], type(error).__name__)
+            fault = Refused("engine_failed", "the request failed by a fault of the program; see its log")
+            self._put_last(encode_refused(request_id, fault))
         finally:
             del self._scopes[request_id]
             self._note_busy()
