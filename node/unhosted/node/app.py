@@ -83,6 +83,7 @@ async def _open_node(
     from unhosted.node.app_own_facts import OwnFacts
     from unhosted.node.app_trusted import TrustedRing
     from unhosted.node.core.inference import Priority
+    from unhosted.node.core.peer_names import clean_name
     from unhosted.node.shell.engine.manager import EngineManager
     from unhosted.node.shell.nurseries import plain_nursery
 
@@ -91,7 +92,7 @@ async def _open_node(
 
         guard.install(True)
         config = replace(config, offline=True)
-    name = config.peers_name or platform.node() or "this machine"
+    name = clean_name(config.peers_name or platform.node()) or "this machine"
     store = model_store(config)
     engines = EngineManager(engine_settings(config), store.resolve)
     own_facts = OwnFacts(config, store, engines.loaded)

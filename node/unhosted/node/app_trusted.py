@@ -13,7 +13,7 @@ import trio
 
 from unhosted.node.config import Config
 from unhosted.node.core.asks import Answering
-from unhosted.node.core.errors import Refused
+from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.inference import LoadedModel
 from unhosted.node.core.peering import Capabilities, ModelFacts, PeerId, PeerStatus, PeerUnreachable
 from unhosted.node.core.service import PairingView
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from unhosted.node.shell.transfer.fetch import PeerModels
 
 log = logging.getLogger(__name__)
+
+AGAIN_FIRST_S, AGAIN_MAX_S = 5.0, 300.0
+"""Before the ring is started again; longer each time, for what ended it may come back at once."""
 
 Observer = Callable[[PeerId, bool, str], None]
 """Told when a peer was heard of (True), and when it was lost or not reached (False) and why."""
@@ -111,25 +114,41 @@ class TrustedRing:
         return self._parts
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled. started() at once when the ring is off, else when its parts run.
+        """Until cancelled. started() at once if the ring is off, else when its parts run or could not start.
 
-        What keeps it from starting (a port that is taken, a broken book) turns it off and is logged: this
-        machine answers by itself all the same.
+        Whatever ends the parts (a port that is taken, a broken book, a defect that a peer found) turns the
+        ring off, is logged, and is tried again after a while: this machine answers by itself all the same.
+        Raises: LocalFault alone.
         """
         if self.why_off:
             task_status.started()
             return
-        try:
-            await self._run(task_status)
-        except (Refused, OSError) as error:
-            if self._parts is not None:
-                raise
-            self.why_off = error.message if isinstance(error, Refused) else str(error)
-            log.warning("trusted_ring_off reason=%s", self.why_off)
-            self.changes.note()
-            task_status.started()
+        is_told = False
+        pause_s = AGAIN_FIRST_S
 
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        def on_ready() -> None:
+            nonlocal is_told, pause_s
+            pause_s = AGAIN_FIRST_S
+            if not is_told:
+                is_told = True
+                task_status.started()
+
+        while True:
+            try:
+                await self._run(on_ready)
+            except Exception as error:
+                if _holds_local_fault(error):
+                    raise
+                self.why_off = _in_words(error)
+                log.warning("trusted_ring_off fault=%s again_in_s=%d", _kind(error), pause_s)
+            self.changes.note()
+            if not is_told:
+                is_told = True
+                task_status.started()
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, AGAIN_MAX_S)
+
+    async def _run(self, on_ready: Callable[[], None]) -> None:
         # A second of imports, which must not keep answers under way waiting.
         await trio.to_thread.run_sync(importlib.import_module, "unhosted.node.app_trusted_parts")
         from unhosted.node.app_trusted_parts import Needs, open_parts
@@ -147,9 +166,9 @@ class TrustedRing:
             on_change=self.changes.note,
         )
         async with open_parts(needs) as parts:
-            self._parts = parts
+            self._parts, self.why_off = parts, ""
             self.changes.note()
-            task_status.started()
+            on_ready()
             try:
                 await trio.sleep_forever()
             finally:
@@ -274,3 +293,24 @@ def _why_off(config: Config) -> str:
     if config.radius == "local":
         return "the radius is local; next: unhosted config set radius trusted"
     return ""
+
+
+def _holds_local_fault(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return any(_holds_local_fault(one) for one in error.exceptions)
+    return isinstance(error, LocalFault)
+
+
+def _in_words(error: Exception) -> str:
+    """For people. What a peer may have had a hand in is not repeated, its kind is."""
+    if isinstance(error, Refused):
+        return error.message
+    if isinstance(error, OSError):
+        return str(error)
+    return f"it broke ({_kind(error)}) and is started again in a while; see the node's log"
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return ", ".join(_kind(one) for one in error.exceptions)
+    return type(error).__name__

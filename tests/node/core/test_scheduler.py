@@ -12,7 +12,7 @@ from tests.node.core.fake_runner import (
     submit,
     tokens,
 )
-from unhosted.node.core.batching import Drawn
+from unhosted.node.core.batching import OUTPUT_PIECE_TOKENS, Drawn
 from unhosted.node.core.errors import LocalFault, Refused
 
 
@@ -91,6 +91,18 @@ def test_resumed_job_goes_on_where_the_other_run_stopped() -> None:
     job = submit(scheduler, "a", prompt, max_tokens=12, output=whole[:5])
     assert run_until_idle(scheduler, runner) == {"a": "length"}
     assert job.output == whole
+
+
+def test_output_is_read_again_in_small_pieces_of_its_own() -> None:
+    prompt, output = tokens(1, 100), [7] * 40
+    scheduler, runner = start(limits(batch=256))
+    submit(scheduler, "a", prompt, max_tokens=60, output=output)
+    pieces: list[int] = []
+    while sum(pieces) < len(prompt) + len(output):
+        step = run_step(scheduler, runner)
+        assert step is not None
+        pieces.append(step[0].tokens)
+    assert pieces == [100, OUTPUT_PIECE_TOKENS, OUTPUT_PIECE_TOKENS, 40 - 2 * OUTPUT_PIECE_TOKENS]
 
 
 def test_generating_jobs_go_on_in_every_step_while_a_long_prompt_is_read() -> None:

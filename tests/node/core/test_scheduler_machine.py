@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from tests.node.core.fake_runner import FakeRunner, output_alone, tokens
-from unhosted.node.core.batching import Job, Limits, Plan
+from unhosted.node.core.batching import OUTPUT_PIECE_TOKENS, Job, Limits, Plan
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import FinishReason
 from unhosted.node.core.scheduler import Scheduler
@@ -232,7 +232,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         read = plan.tokens - len(generating)
         assert read <= cap
         reading = running - generating
-        if any(job_id not in fed or not fed[job_id].draws for job_id in reading):
+        # A piece of output ends a reading for this step; whoever is cut elsewhere was cut by the cap.
+        whole = set()
+        for job_id in reading & fed.keys():
+            feed, prompt_tokens = fed[job_id], len(self.live[job_id].prompt)
+            end, is_output = feed.start + len(feed.tokens), feed.start >= prompt_tokens
+            limit = feed.start + OUTPUT_PIECE_TOKENS if is_output else prompt_tokens
+            assert end <= limit
+            if feed.draws or end == limit:
+                whole.add(job_id)
+        if reading - whole:
             assert read == cap
         worst_fed = max((self.live[job_id].priority for job_id in reading & fed.keys()), default=0)
         assert all(self.live[job_id].priority >= worst_fed for job_id in reading - fed.keys())

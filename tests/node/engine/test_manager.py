@@ -13,6 +13,7 @@ from unhosted.node.core.errors import Refused
 from unhosted.node.shell.engine.fit import EngineSettings
 from unhosted.node.shell.engine.manager import EngineManager
 from unhosted.node.shell.models.store import ModelStore
+from unhosted.verify.params import SamplingParams
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,39 @@ async def answer(engines: EngineManager, model: str, name: str = "r") -> tuple[i
 
 def names(engines: EngineManager) -> set[str]:
     return {one.model for one in engines.loaded()}
+
+
+def test_a_quantized_model_goes_on_with_an_output_as_if_it_had_not_been_interrupted(
+    smollm2_model: Path, tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "models")
+    store.adopt(smollm2_model, "smollm2")
+    prompt = "Once upon a time in a land far away there lived a king. " * 4
+
+    async def main() -> None:
+        async with running(store, batch_tokens=512) as engines:
+
+            async def ids(name: str, resume_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
+                asked = request(
+                    name,
+                    prompt,
+                    max_tokens=100,
+                    ignore_eos=True,
+                    use_prefix_cache=False,
+                    sampling=SamplingParams(temperature=0.8, seed=bytes([3]) * 32),
+                    resume_ids=resume_ids,
+                )
+                drawn = list(resume_ids)
+                async with engines.open_stream("smollm2", asked) as stream:
+                    async for delta in stream:
+                        drawn += delta.token_ids
+                return tuple(drawn)
+
+            whole = await ids("whole")
+            for cut in (10, 35, 60):
+                assert await ids(f"from {cut}", whole[:cut]) == whole
+
+    trio.run(main)
 
 
 def test_a_model_loads_at_its_first_request_and_once_for_many(store: ModelStore) -> None:

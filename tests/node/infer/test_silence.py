@@ -9,9 +9,11 @@ import trio.testing
 from tests.node.infer.pair import DESKTOP, LAPTOP, Pair, ask
 from tests.node.infer.virtual import greeted, play_virtually, receive
 from unhosted.market.cbor import encode
+from unhosted.node.core.inference import Delta
 from unhosted.node.core.peering import ChannelBroken, PeerUnreachable
 from unhosted.node.shell.trusted.link import OPEN_TIMEOUT_S
 from unhosted.node.shell.trusted.link_channel import SILENCE_MAX_S, SILENCE_MIN_S, silence_s
+from unhosted.node.shell.trusted.link_stream import FIRST_DELTA_S, STALL_S
 from unhosted.node.shell.trusted.serving import FACTS_PERIOD_S
 from unhosted.node.shell.trusted.wire import (
     encode_ask,
@@ -140,6 +142,23 @@ def test_a_connection_that_carries_nothing_is_dropped_when_a_channel_cannot_be_o
             await made.link.count_tokens(ask())
         await trio.testing.wait_all_tasks_blocked()
         assert DESKTOP not in made.laptop.live
+
+    play_virtually(scene)
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_a_peer_that_is_there_and_gives_no_token_is_left_in_the_end(tokens: int) -> None:
+    async def scene(made: Pair) -> None:
+        began = trio.current_time()
+        async with made.link.open_ask(ask()) as stream:
+            for _ in range(tokens):
+                made.engine.step(Delta(token_ids=(5,), text="a"))
+                await anext(stream)
+            with pytest.raises(ChannelBroken, match="gave no token"):
+                await anext(stream)
+        waited_s = trio.current_time() - began
+        patience_s = STALL_S if tokens else FIRST_DELTA_S
+        assert patience_s <= waited_s < patience_s + 5
 
     play_virtually(scene)
 

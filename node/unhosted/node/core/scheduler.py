@@ -21,8 +21,8 @@ The rules:
    longer one, busy or not, its cells are copied. If another slot is about to hold one, because it is reading
    that very prompt now for a request of no worse priority, the request waits for it: n samples of one
    prompt cost one prefill. (Not where memory has no partial removal: what was read cannot be cut to fit.)
-5. Output that is read again (after a crash, a preemption, or a failure of another machine) goes in small pieces
-   of its own: see `OUTPUT_PIECE_TOKENS`.
+5. Output that is read again (after a crash, a preemption, or a failure of another machine) goes in small
+   pieces of its own: see `OUTPUT_PIECE_TOKENS`.
 6. A cancelled request frees its slot at once; what the slot holds stays as a prefix for others.
 
 Not handled here: text, stop strings, sampling. The caller decides those and reports `Drawn.ended`.

@@ -21,6 +21,10 @@ WAITING_CHARS_MAX = 8 << 20
 DELTA_CHARS = 32
 """What a delta counts besides its text, so that empty ones are bounded, too; a logprob counts the same."""
 
+FIRST_DELTA_S, STALL_S = 900.0, 60.0
+"""A peer that sends heartbeats and never a token holds its request no longer than this: a long prompt on a
+slow machine takes minutes to read, one token takes seconds."""
+
 Failure = Refused | ChannelBroken
 
 
@@ -32,6 +36,7 @@ class LinkStream:
         self._deltas: deque[Delta] = deque()
         self._waiting_chars = 0
         self._accepted = False
+        self._begun = False
         self._failure: Failure | None = None
         self._changed = trio.Event()
         self.finished = False
@@ -72,7 +77,12 @@ class LinkStream:
                 raise self._failure
             if self.finished:
                 raise StopAsyncIteration
-            await self._wait()
+            patience_s = STALL_S if self._begun else FIRST_DELTA_S
+            with trio.move_on_after(patience_s) as scope:
+                await self._wait()
+            if scope.cancelled_caught:
+                raise ChannelBroken(f"it gave no token for {patience_s:g} s")
+        self._begun = True
         delta = self._deltas.popleft()
         self._waiting_chars -= _size_chars(delta)
         return delta
