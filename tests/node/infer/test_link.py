@@ -52,31 +52,6 @@ def test_an_ask_is_answered_and_ends() -> None:
     play(scene)
 
 
-def test_an_engine_step_of_many_requests_is_one_message() -> None:
-    async def scene(made: Pair) -> None:
-        sent: list[int] = []
-        async with trio.open_nursery() as nursery:
-            for index in range(16):
-                nursery.start_soon(_collect, made, f"r{index}", 3)
-            await made.engine.wait_running(16)
-            await trio.testing.wait_all_tasks_blocked()
-            serving_side = next(c for c in made.fabric.channels if c.owner == DESKTOP)
-            send = serving_side.send
-
-            async def counted(message: bytes) -> None:
-                sent.append(len(message))
-                await send(message)
-
-            serving_side.send = counted  # type: ignore[method-assign]
-            for token in range(3):
-                made.engine.step(Delta(token_ids=(token,), text="x"))
-                await trio.testing.wait_all_tasks_blocked()
-            assert len(sent) == 3
-            made.engine.finish()
-
-    play(scene)
-
-
 async def _collect(made: Pair, name: str, tokens: int) -> None:
     async with made.link.open_ask(ask(name)) as stream:
         token_ids = [token async for delta in stream for token in delta.token_ids]
