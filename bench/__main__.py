@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import cables, latency, overhead, peers, scaling, soak, throughput, transfer, trusted
+from bench import cables, idle, latency, overhead, peers, scaling, soak, throughput, transfer, trusted
 from bench.common import Report, parser, save
 
 BUSY_LOOPS = 2
@@ -21,6 +21,7 @@ def main() -> int:
     latency.run(report, models=models[:1], rounds=rounds)
     overhead.run(report, models=models[:1], rounds=rounds)
     peers.run(report, rounds=rounds)
+    idle.run(report)
     trusted.run(report, models=models[:1], rounds=rounds)
     scaling.run(report, model=models[0], rounds=rounds)
     transfer.run(report, rounds=rounds, size_mb=128 if options.quick else 512)
