@@ -124,11 +124,9 @@ def _print(report: Report, done: list[Pull], model: str, *, noise: int) -> None:
     turned = [one for one in done if one.first_difference is not None]
     flips = sum(one.first_difference >= one.resumed_at for one in turned if one.first_difference is not None)
     report.title(f"{len(done)} cables pulled in mid-answer ({model}, {TOKENS} tokens)")
-    steady_ms = [1e3 * one.steady_s for one in done]
     rows = [
         _row("an answer stands still, s", gaps, f"≤ {MEDIAN_MAX_S:g}, ≤ {WORST_MAX_S:g}"),
         _row("until a machine that is plugged in again is used, s", back, ""),
-        _row("between two pieces of text, ms", steady_ms, ""),
     ]
     report.table(["", "median", "worst", "goal"], rows)
     report.note(
