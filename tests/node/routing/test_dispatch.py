@@ -155,6 +155,29 @@ def test_two_equal_peers_share_a_burst_though_their_facts_are_stale() -> None:
     run(main)
 
 
+def test_a_peers_load_that_was_our_own_burst_is_not_counted_once_it_is_over() -> None:
+    async def main() -> None:
+        desktop = FakeServer("desktop", always=Script(step_s=0.05))
+        house = House(desktop, has_model_here=True)
+        house.local.always = Script(step_s=0.05)
+
+        async def burst() -> None:
+            async with trio.open_nursery() as nursery:
+                for number in range(32):
+                    nursery.start_soon(lambda number: get(house, ask_id=f"ask-{number}"), number)
+                await trio.sleep(0.05)
+                # Facts come in the middle: they tell of our own sixteen, and none follow before the next burst.
+                house.facts["desktop"] = peer_facts("desktop", model_facts(slots_free=0))
+                house.dispatcher.observed("desktop", True, "")
+
+        await burst()
+        house.local.open_max = desktop.open_max = 0
+        await burst()
+        assert (house.local.open_max, desktop.open_max) == (16, 16)
+
+    run(main)
+
+
 def test_this_machine_and_its_peer_share_what_is_too_much_for_one() -> None:
     async def main() -> None:
         desktop = FakeServer("desktop", always=Script(step_s=0.05))

@@ -38,6 +38,10 @@ PREFILL_GAIN = 8
 START_NS = 20_000_000
 """To the first token of a cached prompt, where it was not measured."""
 
+WAIT_SHARE_MIN = 4
+"""A wait is taken to cost at least this part of an answer: requests of one burst end together, so that the
+next one waits for a whole answer, and not for a slot's share of one."""
+
 RING_ORDER: dict[Ring, int] = {"local": 0, "trusted": 1, "public": 2}
 
 ALTERNATIVES_SHOWN = 8
@@ -232,6 +236,8 @@ def _estimate(request: RouteRequest, candidate: Candidate) -> _Estimate:
     writing_ns = output_tokens * decode // 1000
     # A slot gets free each time one of those before ends; they are taken to be like this one.
     waiting_ns = max(before + 1 - slots, 0) * (reading_ns + writing_ns) // slots
+    if waiting_ns:
+        waiting_ns = max(waiting_ns, (reading_ns + writing_ns) // WAIT_SHARE_MIN)
     loading_ns = 0 if facts.is_loaded else facts.size_bytes * 1_000_000_000 // LOAD_BYTES_PER_S
     start_ns = START_NS if speed.start_ns is None else speed.start_ns
     first_token_ns = candidate.round_trip_ns + loading_ns + waiting_ns + start_ns + reading_ns

@@ -138,6 +138,9 @@ class Dispatcher:
     def observed(self, peer: PeerId, heard: bool, why: str) -> None:
         """A link or a probe heard of the peer, which then need not wait for its back-off; or lost it."""
         self._records.observed(peer, heard, why)
+        for candidate in self._peers() if heard else ():
+            if candidate.peer == peer:
+                self._records.note_facts(candidate)
 
     def forget(self, peer: PeerId) -> None:
         """The peer was unpaired."""

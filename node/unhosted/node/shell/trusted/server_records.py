@@ -173,12 +173,19 @@ class ServerRecords:
             why_not=(peer.facts.why_not if peer.facts and not peer.facts.accepting else "") or peer.why_not,
             standing=health.standing(self._health, peer.peer, now),
             in_flight=in_flight,
-            in_flight_at_facts=seen.in_flight.setdefault(model, in_flight) if seen and facts else 0,
+            in_flight_at_facts=seen.in_flight.get(model, 0) if seen else 0,
             speed=self.speeds.speed(peer.peer, model, now),
             cached_tokens=self.prefixes.cached_tokens(peer.peer, model, block_keys, now),
             round_trip_ns=int((peer.round_trip_s or 0.0) * 1e9),
             fetch_ns=None if peer.fetch_s is None else int(peer.fetch_s * 1e9),
         )
+
+    def note_facts(self, peer: PeerCandidate) -> None:
+        """The peer has just sent facts: our requests under way now are in them, later ones are not.
+
+        Noted at the next request instead, a burst's own load would look like that of others once it is over.
+        """
+        self._see(peer)
 
     def _see(self, peer: PeerCandidate) -> "_SeenFacts | None":
         if peer.facts is None:
@@ -186,14 +193,15 @@ class ServerRecords:
         seen = self._seen.get(peer.peer)
         if seen is None or seen.facts is not peer.facts:
             by_hash = {one.blake3: one for one in peer.facts.models}
-            seen = self._seen[peer.peer] = _SeenFacts(peer.facts, by_hash, {})
+            in_flight = {model: self._in_flight[peer.peer, model] for model in by_hash}
+            seen = self._seen[peer.peer] = _SeenFacts(peer.facts, by_hash, in_flight)
         return seen
 
 
 @dataclass(slots=True)
 class _SeenFacts:
     """A peer's newest facts. in_flight: our requests that they can know of, by model: those that were under
-    way when the router first met them."""
+    way when they came."""
 
     facts: PeerFacts
     by_hash: Mapping[str, ModelFacts]
