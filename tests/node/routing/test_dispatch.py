@@ -166,7 +166,7 @@ def test_a_peers_load_that_was_our_own_burst_is_not_counted_once_it_is_over() ->
                 for number in range(32):
                     nursery.start_soon(lambda number: get(house, ask_id=f"ask-{number}"), number)
                 await trio.sleep(0.05)
-                # Facts come in the middle: they tell of our own sixteen, and none follow before the next burst.
+                # Facts come in the middle: they tell of our own sixteen; none follow before the next burst.
                 house.facts["desktop"] = peer_facts("desktop", model_facts(slots_free=0))
                 house.dispatcher.observed("desktop", True, "")
 
