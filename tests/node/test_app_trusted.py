@@ -80,6 +80,7 @@ def test_a_defect_in_a_part_ends_the_ring_and_not_the_node(
         async with trio.open_nursery() as nursery:
             await nursery.start(made.run)
             assert made.state == "on"
+            made.set_draining(True)
             break_now.set()
             while made.state == "on":
                 await made.changes.wait_above(made.changes.number)
@@ -87,6 +88,8 @@ def test_a_defect_in_a_part_ends_the_ring_and_not_the_node(
             assert made.candidates() == () and made.statuses() == ()
             while made.state != "on":
                 await made.changes.wait_above(made.changes.number)
+            place = made.describe()
+            assert place is not None and place.draining
             nursery.cancel_scope.cancel()
 
     run(test)

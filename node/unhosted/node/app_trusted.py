@@ -94,6 +94,7 @@ class TrustedRing:
         self._models = models
         self._loaded = loaded
         self._parts: Parts | None = None
+        self._draining = False
 
     @property
     def state(self) -> str:
@@ -127,13 +128,13 @@ class TrustedRing:
         pause_s = AGAIN_FIRST_S
 
         def on_ready() -> None:
-            nonlocal is_told, pause_s
-            pause_s = AGAIN_FIRST_S
+            nonlocal is_told
             if not is_told:
                 is_told = True
                 task_status.started()
 
         while True:
+            began_s = trio.current_time()
             try:
                 await self._run(on_ready)
             except Exception as error:
@@ -142,9 +143,10 @@ class TrustedRing:
                 self.why_off = _in_words(error)
                 log.warning("trusted_ring_off fault=%s again_in_s=%d", _kind(error), pause_s)
             self.changes.note()
-            if not is_told:
-                is_told = True
-                task_status.started()
+            on_ready()
+            # Whoever can break it may do so at each start: only one that has lived for a while begins anew.
+            if trio.current_time() - began_s >= AGAIN_MAX_S:
+                pause_s = AGAIN_FIRST_S
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, AGAIN_MAX_S)
 
@@ -166,6 +168,7 @@ class TrustedRing:
             on_change=self.changes.note,
         )
         async with open_parts(needs) as parts:
+            parts.presence.set_draining(self._draining)  # what the owner asked for outlives a restart
             self._parts, self.why_off = parts, ""
             self.changes.note()
             on_ready()
@@ -263,6 +266,7 @@ class TrustedRing:
 
     def set_draining(self, draining: bool) -> None:
         self.parts.presence.set_draining(draining)
+        self._draining = draining
         self.changes.note()
 
     def describe(self) -> OwnPlace | None:

@@ -1,6 +1,5 @@
 """The parts of the trusted ring, put together. Importing this imports libp2p: never offline."""
 
-import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,8 +31,6 @@ from unhosted.node.shell.trusted.links import Links
 from unhosted.node.shell.trusted.pairing import Pairings
 from unhosted.node.shell.trusted.serving import Serving
 from unhosted.node.shell.trusted.wire_messages import Hello
-
-log = logging.getLogger(__name__)
 
 IPV6_FILE = Path("/proc/net/if_inet6")
 """There when the kernel speaks IPv6; other systems always do."""

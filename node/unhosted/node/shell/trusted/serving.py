@@ -13,9 +13,10 @@ from typing import Protocol
 import trio
 
 from unhosted.node.core.allowance import Allowances, admit, check_model, release, utc_day
-from unhosted.node.core.asks import Answering, Ask, ChatPrompt
+from unhosted.node.core.asks import Answering, Ask
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import Capabilities, Channel, Network, PairedPeer, PeerFacts, PeerId
+from unhosted.node.core.prefix_memory import estimated_tokens
 from unhosted.node.shell.trusted.serving_channel import ServedChannel, Used
 from unhosted.node.shell.trusted.wire import MESSAGE_BYTES_MAX, PROTOCOL, encode_hello
 from unhosted.node.shell.trusted.wire_messages import Hello
@@ -29,9 +30,6 @@ REQUESTS_PER_PEER_MAX = 256
 
 NOT_NOW_RETRY_S = 60
 """Quiet hours and an owner at the keyboard last longer than a queue."""
-
-CHARACTERS_PER_TOKEN = 4
-"""English text; an estimate for the allowance, replaced by the true count when the request ends."""
 
 
 class Book(Protocol):
@@ -113,7 +111,7 @@ class Serving:
         """The ask as it is answered here, and the count of what it uses. Raises: Refused."""
         async with self._counted(peer):
             capabilities = self._capabilities(peer)
-            prompt_tokens = _estimated_tokens(ask)
+            prompt_tokens = estimated_tokens(ask.prompt)
             now_unix_s = int(time.time())
             today = 0
             if capabilities.tokens_per_day is not None:
@@ -191,13 +189,3 @@ class Serving:
             with trio.CancelScope(shield=True):
                 day = utc_day(int(time.time()))
                 await trio.to_thread.run_sync(self._book.add_tokens, peer, day, used.tokens)
-
-
-def _estimated_tokens(ask: Ask) -> int:
-    match ask.prompt:
-        case ChatPrompt(messages=messages):
-            return 1 + sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
-        case str() as text:
-            return 1 + len(text) // CHARACTERS_PER_TOKEN
-        case ids:
-            return len(ids)
