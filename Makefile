@@ -63,8 +63,8 @@ clean:
 .venv/.installed: pyproject.toml | .venv/.created
 	@echo 'installing into .venv (about a minute)'
 	@$(INSTALL) $(STAND_IN)
-	@$(INSTALL) --only-binary xllamacpp -e '.[prebuilt]' || { \
-	  echo 'no prebuilt engine for this machine: building one'; $(INSTALL) -e .; }
+	@$(INSTALL) --only-binary xllamacpp -e '.[prebuilt,devnet]' || { \
+	  echo 'no prebuilt engine for this machine: building one'; $(INSTALL) -e '.[devnet]'; }
 	@$(BIN)/python -c 'from unhosted.node.shell.engine.library import find_library; find_library()' \
 	  2>.venv/library-error || { tail -n 1 .venv/library-error >&2; $(LIBRARY); }
 	@touch $@

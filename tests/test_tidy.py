@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # None: any. Only these distributions may be named by the layer.
 THIRD_PARTY: dict[str, set[str] | None] = {
-    "market": {"cbor2", "blake3", "eth_account", "eth_utils"},
+    "market": {"cbor2", "blake3", "eth_account", "eth_hash", "eth_utils"},
     "verify": {"numpy", "blake3"},
     "contracts": set(),
     "node.core": set(),

@@ -1,1 +1,1 @@
-"""Rules of money. Empty until channels land: nothing in the local ring costs anything."""
+"""Rules of money, pure: amounts and prices, what keys sign, channels, credit, claims and the spending cap."""

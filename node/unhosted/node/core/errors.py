@@ -26,6 +26,16 @@ Code = Literal[
     "not_allowed",  # a paired peer asks for more than its capabilities: the message says which
     "pairing_failed",  # wrong, used or expired code, or one side said no
     "peer_unreachable",  # a named peer cannot be reached: addresses tried are in the message
+    "cap_reached",  # the monthly cap has no room for it: spent, reserved and cap are in the message
+    "no_funds",  # the account or the channel holds less than it needs: both numbers are in the message
+    "price_too_high",  # above the ceiling the user set: both prices are in the message
+    "no_gas",  # the sending key cannot pay the transaction fee: both numbers are in the message
+    "chain_unavailable",  # no RPC endpoint gave an answer that can be believed; says nothing about funds
+    "chain_mismatch",  # the chain, token or contract at the endpoint is not the one that was configured
+    "wallet_missing",  # there is no key yet
+    "wallet_locked",  # the password is missing or wrong
+    "key_refused",  # a key that must not be used here, such as a published test key off the local chain
+    "ledger_damaged",  # the record of what was spent cannot be trusted, so nothing is spent
 ]
 
 
