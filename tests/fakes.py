@@ -62,6 +62,24 @@ CACHED_TOKENS = 4
 Finish = Literal["stop", "length", "tool_calls"]
 
 
+class FakeWallet:
+    """`deposits`: what waits. `signed`: signatures that were taken, by the id of the deposit."""
+
+    def __init__(self) -> None:
+        self.deposits: list[dict[str, object]] = []
+        self.signed: dict[str, bytes] = {}
+
+    async def waiting(self) -> Sequence[Mapping[str, object]]:
+        return self.deposits
+
+    async def sign(self, deposit_id: str, signature: bytes) -> Mapping[str, object]:
+        for deposit in self.deposits:
+            if deposit["id"] == deposit_id:
+                self.signed[deposit_id] = signature
+                return deposit | {"is_signed": True}
+        raise Refused("invalid_request", f"no deposit {deposit_id} waits here")
+
+
 @dataclass(slots=True, kw_only=True)
 class FakeStream:
     deltas: AsyncIterator[AnswerDelta]
@@ -88,6 +106,7 @@ class FakeNode(FakePeers):
 
     def __init__(self, *, tokens: int | None = None) -> None:
         super().__init__()
+        self.wallet = FakeWallet()
         self.asked: list[ChatRequest | CompletionRequest] = []
         self.embedded: list[str | tuple[int, ...]] = []
         self.embedded_within: tuple[Radius | None, ProviderChoice] = (None, ANY_PROVIDER)

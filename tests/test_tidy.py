@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str] | None] = {
     "market": {"cbor2", "blake3", "eth_account", "eth_hash", "eth_utils"},
     "verify": {"numpy", "blake3"},
-    "contracts": set(),
+    "contracts": {"tools"},  # contracts/tools: run from that folder, never installed
     "node.core": set(),
     "node.shell": None,
     "node.edge": None,

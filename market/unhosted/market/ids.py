@@ -18,11 +18,21 @@ Digest = NewType("Digest", bytes)
 Signature = NewType("Signature", bytes)
 """secp256k1, 65 bytes: r, s in the lower half, v as 27 or 28."""
 
+ModelHash = NewType("ModelHash", bytes)
+"""BLAKE3 of a model's GGUF file, 32 bytes: what `b3:` references spell in hex."""
+
+PeerText = NewType("PeerText", str)
+"""A peer id as libp2p writes it: it holds the Ed25519 public key that checks the peer's signatures."""
+
 ADDRESS_BYTES = 20
 ID_BYTES = 32
 SIGNATURE_BYTES = 65
 ZERO_ADDRESS = Address(bytes(ADDRESS_BYTES))
 
+PEER_SIGNATURE_BYTES = 64
+"""Ed25519."""
+
+_PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 _HEX_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
@@ -50,3 +60,13 @@ def parse_address(text: str) -> Address:
     if digits not in {digits.lower(), digits.upper()} and address_text(address) != text:
         raise ValueError(f"{text} has a wrong checksum (EIP-55): one of its digits is mistyped")
     return address
+
+
+def parse_peer(text: str) -> PeerText:
+    """The peer id that `text` is, by its form; whether it is a key shows when a signature is checked.
+
+    Raises: ValueError.
+    """
+    if _PEER.fullmatch(text) is None:
+        raise ValueError(f"{text[:60]!r} is not a peer id: 52 characters that begin with 12D3KooW")
+    return PeerText(text)

@@ -22,7 +22,7 @@ PRICE_MICROS_MAX = 1_000 * MICROS_PER_USD
 TOKENS_MAX = 1 << 40
 """Tokens of one request: no context reaches it, and products of it with a price stay exact everywhere."""
 
-_USD = re.compile(r"(\d{1,15})(?:\.(\d{1,6}))?")
+_USD = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

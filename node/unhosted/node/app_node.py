@@ -13,6 +13,7 @@ from unhosted.node.app_answers import Answer, ParserMaker, open_answer, sample_a
 from unhosted.node.app_asks import LocalAnswering
 from unhosted.node.app_own_facts import OwnFacts
 from unhosted.node.app_trusted import TrustedRing
+from unhosted.node.app_wallet_page import DepositDesk
 from unhosted.node.config import Config
 from unhosted.node.core.asks import Ask, ChatPrompt
 from unhosted.node.core.errors import Refused
@@ -57,6 +58,7 @@ class AppNode:
         self.config = config
         self.name = name
         self.offline = config.offline
+        self.wallet = DepositDesk(config)
         self._store = store
         self._engines = engines
         self._own = own_facts

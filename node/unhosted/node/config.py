@@ -8,25 +8,30 @@ case behind `UNHOSTED_`; other `UNHOSTED_*` variables are left alone (container 
 
 import difflib
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from unhosted.node.config_file import flatten, read_text, read_toml, write_atomically
 from unhosted.node.config_values import (
     Bad,
+    address,
     choice,
     endpoints,
     flag,
+    hidden_urls,
     hours,
     integer,
+    is_like_key,
     names,
     optional_text,
     short_name,
     show_usd,
     size,
     text,
+    urls,
     usd,
 )
 from unhosted.node.core.errors import Refused
@@ -36,10 +41,15 @@ Origin = Literal["default", "file", "environment", "flag"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 KvType = Literal["f16", "q8_0"]
 
-FILE_BYTES_MAX = 1 << 20
-"""A settings file of a megabyte is not one; reading it whole must stay cheap."""
-
-OTHER_VARIABLES = frozenset({"UNHOSTED_HOME", "UNHOSTED_LLAMA_LIB"})
+OTHER_VARIABLES = frozenset(
+    {
+        "UNHOSTED_HOME",
+        "UNHOSTED_LLAMA_LIB",
+        "UNHOSTED_ANVIL",
+        "UNHOSTED_PRIVATE_KEY",
+        "UNHOSTED_OWNER_KEY",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +79,36 @@ class Paths:
         return self.state_dir / "peers.db"
 
     @property
+    def wallet_file(self) -> Path:
+        """The operator's key, encrypted, unless `wallet.keystore` names another file."""
+        return self.state_dir / "wallet.json"
+
+    @property
+    def deposits_dir(self) -> Path:
+        """Deposits that wait for the owner's signature."""
+        return self.state_dir / "deposits"
+
+    @property
+    def ledger_file(self) -> Path:
+        """What this node paid and may pay."""
+        return self.data_dir / "ledger.db"
+
+    @property
+    def ledger_seal_file(self) -> Path:
+        """How far the ledger had come: not beside it, so that a backup put back shows."""
+        return self.state_dir / "ledger.seal"
+
+    @property
+    def sales_file(self) -> Path:
+        """Vouchers that sellers' nodes live on, and receipts."""
+        return self.data_dir / "sales.db"
+
+    @property
+    def transactions_file(self) -> Path:
+        """What this node's key sent to the chain, so that nothing is sent twice."""
+        return self.data_dir / "transactions.db"
+
+    @property
     def api_token_file(self) -> Path:
         """The key of the HTTP API, made at the first bind that needs one."""
         return self.state_dir / "api-token"
@@ -84,6 +124,9 @@ class Config:
     peers_host: empty for every interface. peers_interfaces: empty for all. peers_name: empty for the host's.
     peers_announce: host:port texts under which others reach this machine. peers_quiet_hours: HH:MM-HH:MM,
     local time, or empty.
+
+    chain_rpc_urls: empty for the chain's own; they can hold a key, so they are never shown whole.
+    wallet_owner, wallet_payee: addresses as text, or empty.
     """
 
     paths: Paths
@@ -117,6 +160,14 @@ class Config:
     peers_relay: bool = True
     peers_quiet_hours: str = ""
     peers_pause_when_busy: bool = False
+    chain_name: str = "base"
+    chain_rpc_urls: tuple[str, ...] = field(default=(), repr=False)
+    wallet_keystore: str = ""
+    wallet_password_file: str = ""
+    wallet_owner: str = ""
+    wallet_payee: str = ""
+    wallet_accept_unaudited_contracts: bool = False
+    wallet_max_total_deposit_micros: int = 100_000_000
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
     @property
@@ -131,17 +182,28 @@ def _flat(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A setting. name: as in the file, dots for tables. parse: from text or a TOML value, raises Bad."""
+    """A setting. name: as in the file, dots for tables. parse: from text or a TOML value, raises Bad.
+
+    show: as the file holds it. hide: as people are shown it, where it can hold a secret. short: a second name
+    in the environment.
+    """
 
     name: str
     field: str
     parse: Callable[[object], object]
     show: Callable[[Any], object]
     help: str
+    hide: Callable[[Any], object] | None = None
+    short: str = ""
 
     @property
     def variable(self) -> str:
         return "UNHOSTED_" + _flat(self.name).upper()
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names in the environment; the last one that is set wins."""
+        return (self.variable, self.short) if self.short else (self.variable,)
 
 
 def _same(value: object) -> object:
@@ -152,9 +214,13 @@ def _key(name: str, parse: Callable[[object], object], help: str) -> Key:
     return Key(name=name, field=name, parse=parse, show=_same, help=help)
 
 
-def _peers(name: str, parse: Callable[[object], object], help: str) -> Key:
-    field_name = "peers_" + name.replace("-", "_")
-    return Key(name=f"peers.{name}", field=field_name, parse=parse, show=_same, help=help)
+def _within(table: str, name: str, parse: Callable[[object], object], help: str, *, short: str = "") -> Key:
+    field_name = f"{table}_{name}".replace("-", "_")
+    return Key(name=f"{table}.{name}", field=field_name, parse=parse, show=_same, help=help, short=short)
+
+
+_peers = partial(_within, "peers")
+_wallet = partial(_within, "wallet")
 
 
 KEYS: tuple[Key, ...] = (
@@ -178,6 +244,31 @@ KEYS: tuple[Key, ...] = (
         parse=usd,
         show=show_usd,
         help="most that may be spent in a calendar month (UTC); 0: nothing is ever paid",
+    ),
+    _within("chain", "name", text, "chain that money is on, such as base, base-sepolia or local"),
+    Key(
+        name="chain.rpc-urls",
+        field="chain_rpc_urls",
+        parse=urls,
+        show=_same,
+        hide=hidden_urls,
+        help="endpoints of that chain, better two than one, with commas between; empty: public ones",
+    ),
+    _wallet(
+        "keystore", optional_text, "file of this node's key; empty: the usual", short="UNHOSTED_KEYSTORE"
+    ),
+    _wallet(
+        "password-file", optional_text, "file with its password, mode 0600", short="UNHOSTED_PASSWORD_FILE"
+    ),
+    _wallet("owner", address, "address whose USDC pays; its key stays elsewhere"),
+    _wallet("payee", address, "address that earnings go to; its key may stay elsewhere"),
+    _wallet("accept-unaudited-contracts", flag, "use the contracts with real money before an audit"),
+    Key(
+        name="wallet.max-total-deposit-usd",
+        field="wallet_max_total_deposit_micros",
+        parse=usd,
+        show=show_usd,
+        help="most that may lie in the contract at once",
     ),
     _key("allowed_origins", names, "web origins that may call the API, such as https://app.example"),
     _key("allowed_hosts", names, "Host names that are accepted beside loopback and the bound one"),
@@ -226,11 +317,12 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] |
         values[key.field] = parse_value(key, value, source=source)
         origins[key.field] = origin
 
-    for name, value in _flatten(_read_toml(paths.config_file)).items():
+    for name, value in flatten(read_toml(paths.config_file)).items():
         take(find_key(name, source=str(paths.config_file)), value, "file", str(paths.config_file))
     for key in KEYS:
-        if key.variable in environ:
-            take(key, environ[key.variable], "environment", key.variable)
+        for variable in key.variables:
+            if variable in environ:
+                take(key, environ[variable], "environment", variable)
     for name, value in (flags or {}).items():
         if value is not None:
             take(find_key(name, source="flag"), value, "flag", "flag --" + name.replace("_", "-"))
@@ -262,13 +354,14 @@ def parse_value(key: Key, value: object, *, source: str) -> object:
     try:
         return key.parse(value)
     except Bad as bad:
-        message = f"{source}: {key.name} = {value!r} is not allowed; it must be {bad}"
+        shown = "the value given" if key.hide or is_like_key(value) else repr(value)
+        message = f"{source}: {key.name} = {shown} is not allowed; it must be {bad}"
         raise Refused("invalid_request", message, field=key.name) from None
 
 
 def show_value(config: Config, key: Key) -> object:
-    """The value as the file would hold it: JSON-ready."""
-    return key.show(getattr(config, key.field))
+    """The value as people are shown it: JSON-ready, without what could be a secret."""
+    return (key.hide or key.show)(getattr(config, key.field))
 
 
 def set_value(paths: Paths, name: str, text: str) -> Key:
@@ -280,8 +373,8 @@ def set_value(paths: Paths, name: str, text: str) -> Key:
 
     key = find_key(name, source="config")
     value = parse_value(key, text, source="config")
-    _read_toml(paths.config_file)  # a broken file is refused in the same words as by every other command
-    document = tomlkit.parse(_read_text(paths.config_file))
+    read_toml(paths.config_file)  # a broken file is refused in the same words as by every other command
+    document = tomlkit.parse(read_text(paths.config_file))
     *tables, last = key.name.split(".")
     table: Any = document
     for part in tables:
@@ -290,67 +383,11 @@ def set_value(paths: Paths, name: str, text: str) -> Key:
         table = table[part]
     spelled = next((entry for entry in table if _flat(entry) == _flat(last)), last)
     table[spelled] = key.show(value)
-    _write_atomically(paths.config_file, tomlkit.dumps(document))
+    write_atomically(paths.config_file, tomlkit.dumps(document))
     return key
 
 
 def strange_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
     """UNHOSTED_* variables that no key and no other part of the program reads."""
-    known = OTHER_VARIABLES | {key.variable for key in KEYS}
+    known = OTHER_VARIABLES | {variable for key in KEYS for variable in key.variables}
     return tuple(sorted(name for name in environ if name.startswith("UNHOSTED_") and name not in known))
-
-
-def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(cast("dict[str, object]", value), f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise Refused("invalid_request", f"{path} cannot be read: {error.strerror}") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise Refused(
-            "invalid_request", f"{path} is larger than {FILE_BYTES_MAX} bytes; it should hold settings"
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused("invalid_request", f"{path} is not UTF-8 at byte {error.start}") from None
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(_read_text(path), parse_float=str)
-    except tomllib.TOMLDecodeError as error:
-        raise Refused("invalid_request", f"{path} is not TOML: {error}; correct or remove it") from None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one; a power cut leaves one of them."""
-    target = path.resolve()  # a link into somebody's dotfiles stays a link
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

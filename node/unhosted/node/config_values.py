@@ -1,8 +1,10 @@
 """What a setting may be: one parser per kind, from text or a TOML value to what the node runs with."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
+from unhosted.market.ids import ZERO_ADDRESS, address_text, parse_address
 from unhosted.node.core.peer_names import NAME_CHARS_MAX, RESERVED_NAMES
 
 LIST_ENTRIES_MAX = 64
@@ -105,6 +107,51 @@ def endpoints(value: object) -> tuple[str, ...]:
         if match is None or not 0 < int(match[1]) < 65536:
             raise Bad("host:port, such as pc.example.org:8643 or [2001:db8::5]:8643, with commas between")
     return entries
+
+
+def urls(value: object) -> tuple[str, ...]:
+    """Addresses of endpoints, http or https. A key in them is theirs to know."""
+    entries = names(value)
+    for entry in entries:
+        try:
+            parts = urlsplit(entry)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise Bad("http:// or https:// addresses, with commas between")
+    return entries
+
+
+def hidden_urls(entries: Sequence[str]) -> list[str]:
+    """Scheme, host and port: in user, path or query of an endpoint there is often a key."""
+    shown = []
+    for entry in entries:
+        parts = urlsplit(entry)
+        host = parts.netloc.rpartition("@")[2]
+        has_more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
+        shown.append(f"{parts.scheme}://{host}" + ("/…" if has_more else ""))
+    return shown
+
+
+def is_like_key(value: object) -> bool:
+    """Whether somebody may have put a private key where something else belongs: it must not be repeated."""
+    return re.search(r"[0-9a-fA-F]{64}", str(value)) is not None
+
+
+def address(value: object) -> str:
+    """An account on the chain, as text with the capitals of EIP-55, or empty."""
+    if value == "":
+        return ""
+    if is_like_key(value):
+        raise Bad("an address; what was given looks like a private key: use that one no more, it was shown")
+    try:
+        parsed = parse_address(str(value).strip())
+    except ValueError as error:
+        raise Bad(f"an address of 0x and 40 hex digits, or empty; {error}") from None
+    if parsed == ZERO_ADDRESS:
+        raise Bad("another address than zero, which nobody has the key of")
+    return address_text(parsed)
 
 
 def hours(value: object) -> str:

@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pair": ("pair:pair", "Pair this machine with another one of yours."),
     "peers": ("peers:peers", "Show paired machines, and say what each may do here."),
     "drain": ("peers:drain", "Take no new requests of paired machines."),
+    "wallet": ("wallet:wallet", "Keys, deposits, channels, and what was paid and earned."),
+    "devnet": ("devnet:devnet", "Run a local chain with test money and the contracts."),
     "doctor": ("doctor:doctor", "Check what works here; with --offline, prove that nothing leaves."),
     "config": ("settings:config", "Read and change settings."),
     "bench": ("bench:bench", "Measure the speed of a model on this machine."),

@@ -63,6 +63,7 @@ def serve(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     _silence_others()
+    _hide_keys()
     if config.offline and not is_loopback(config.host):
         raise Refused(
             "offline",
@@ -144,6 +145,12 @@ def _key_words(token: str | None, key_file: str | None) -> str:
     if token is None:
         return "none needed on this machine; any is accepted"
     return f"{token} (in {key_file})" if is_terminal() else f"needed, in {key_file}"
+
+
+def _hide_keys() -> None:
+    from unhosted.node import app_wallet
+
+    app_wallet.hide_keys()
 
 
 def _silence_others() -> None:

@@ -6,7 +6,7 @@ micro-USDC, gas money is wei, times are the chain's own UTC seconds.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, overload
 
 from unhosted.market.channels import ChainId, ChannelConfig, Deployment, SignedVoucher
 from unhosted.market.eip712 import TokenDomain
@@ -112,6 +112,27 @@ class ChainEvent:
     log_index: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBatch(Sequence[ChainEvent]):
+    """Events in the chain's order: all there are from the batch before up to and including `to_block`.
+
+    Whoever has acted on them may go on from `to_block + 1` after a restart.
+    """
+
+    events: tuple[ChainEvent, ...]
+    to_block: int
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @overload
+    def __getitem__(self, index: int) -> ChainEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ChainEvent]: ...
+    def __getitem__(self, index: int | slice) -> ChainEvent | Sequence[ChainEvent]:
+        return self.events[index]
+
+
 class Signer(Protocol):
     """A key that may sign; the secret stays inside. Implemented by `shell/keys`."""
 
@@ -170,7 +191,7 @@ class Chain(Protocol):
         """
         ...
 
-    def events(self, *, from_block: int) -> AsyncIterator[Sequence[ChainEvent]]:
+    def events(self, *, from_block: int) -> AsyncIterator[EventBatch]:
         """Logs of `Channels` up to the safe block, in order, each once, for ever; a batch may be empty and
-        then says only that the chain moved on."""
+        then says only that the chain moved on. After ChainUnavailable, ask again from the last `to_block`."""
         ...

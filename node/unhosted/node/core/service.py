@@ -203,6 +203,19 @@ class PairingView:
     reason: str
 
 
+class WalletPage(Protocol):
+    """Deposits that wait for the owner's signature. Each is JSON-ready: `core.funding.to_json` with
+    `is_signed` in place of the signature."""
+
+    async def waiting(self) -> Sequence[Mapping[str, object]]:
+        """Oldest first."""
+        ...
+
+    async def sign(self, deposit_id: str, signature: bytes) -> Mapping[str, object]:
+        """Take the owner's signature, once it is right. Raises: Refused."""
+        ...
+
+
 class Node(Protocol):
     """The program's one service object; `unhosted.node.app` builds it."""
 
@@ -211,6 +224,9 @@ class Node(Protocol):
 
     @property
     def offline(self) -> bool: ...
+
+    @property
+    def wallet(self) -> WalletPage: ...
 
     def open_chat(self, request: ChatRequest) -> AbstractAsyncContextManager[AnswerStream]:
         """Raises Refused on entering; see `Engines.open_stream`."""

@@ -8,7 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unhosted.node.core.service import Node
-from unhosted.node.http import control, page, peers
+from unhosted.node.http import control, deposits, page, peers
 from unhosted.node.http.chat import chat_completions
 from unhosted.node.http.completions import completions
 from unhosted.node.http.embeddings import embeddings
@@ -81,7 +81,10 @@ def _routes(events: Events) -> list[Route]:
         _route("/api/pair/{pairing}/confirm", peers.confirm_pairing, "POST"),
         _route("/api/pair/{pairing}/qr.svg", peers.pairing_qr),
         _route("/api/drain", peers.drain, "POST"),
+        _route("/api/wallet/funding", deposits.list_deposits),
+        _route("/api/wallet/funding/{deposit}", deposits.sign_deposit, "POST"),
         _route("/", page.index),
+        _route("/wallet", page.wallet),
         *(_route(f"/{name}", page.asset) for name in page.ASSETS),
     ]
 

@@ -27,6 +27,16 @@ STATUS_BY_CODE: Mapping[Code, int] = {
     "not_allowed": 403,
     "pairing_failed": 409,
     "peer_unreachable": 502,
+    "cap_reached": 402,
+    "no_funds": 402,
+    "price_too_high": 402,
+    "no_gas": 402,
+    "chain_unavailable": 503,
+    "chain_mismatch": 502,
+    "wallet_missing": 409,
+    "wallet_locked": 409,
+    "key_refused": 403,
+    "ledger_damaged": 507,
 }
 
 RETRY_AFTER_S = 1

@@ -5,6 +5,7 @@ from pydantic.json_schema import models_json_schema
 from unhosted.node.http.chat import ChatBody
 from unhosted.node.http.completions import CompletionBody
 from unhosted.node.http.control import ModelName
+from unhosted.node.http.deposits import SignatureBody
 from unhosted.node.http.embeddings import EmbeddingBody
 from unhosted.node.http.messages import CountBody, MessageBody
 from unhosted.node.http.parsing import Body
@@ -26,6 +27,7 @@ _POSTS: dict[str, tuple[type[Body], str]] = {
     "/api/peers/{peer}/allow": (AllowBody, "Change what a paired machine may do here"),
     "/api/pair": (PairBody, "Make a pairing code, or use one"),
     "/api/pair/{pairing}/confirm": (ConfirmBody, "Say yes or no to the other machine"),
+    "/api/wallet/funding/{deposit}": (SignatureBody, "Take the owner's signature of a deposit"),
     "/api/drain": (DrainBody, "Take no more requests of paired machines, or take them again"),
 }
 
@@ -39,6 +41,7 @@ _GETS = {
     "/api/models": "Models stored and loaded",
     "/api/peers": "Paired machines, and those seen on this network",
     "/api/pair/{pairing}": "How far a pairing is",
+    "/api/wallet/funding": "Deposits that wait for the owner's signature",
     "/api/events": "Changes of paired machines and pairings, as server-sent events",
 }
 

@@ -1,0 +1,321 @@
+"""A paid life on a local chain, from a deposit to the seller's cash, with real parts throughout.
+
+Two ends of this program meet over libp2p on loopback. The buyer owns USDC and no ETH; its owner key signs
+one deposit and is not needed again. A model on this machine answers, every window of its tokens is paid for,
+the cap stops the buyer, and at the end three accounts must agree to the micro-USDC: the chain's, the buyer's
+ledger and the seller's book.
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from unhosted.market.credit import window_tokens
+from unhosted.market.eip712 import deposit_nonce, receive_digest
+from unhosted.market.hashing import blake3_of
+from unhosted.market.ids import ChannelId, ModelHash, RequestId
+from unhosted.market.messages import DepositAuthorisation
+from unhosted.market.money import Micros, Price, format_usd
+from unhosted.market.requests import RequestHash
+from unhosted.market.terms import Terms
+from unhosted.node.app_asks import LocalAnswering, render_prompt
+from unhosted.node.app_facts import engine_settings, library_facts
+from unhosted.node.config import Config
+from unhosted.node.core.asks import Ask, ChatPrompt
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.service import Message
+from unhosted.node.shell.chain import calls
+from unhosted.node.shell.chain.adapter import WebChain, open_chain
+from unhosted.node.shell.chain.chains import chain_by_name
+from unhosted.node.shell.devnet.accounts import ACCOUNT_BY_NAME
+from unhosted.node.shell.engine.manager import EngineManager
+from unhosted.node.shell.keys.signer import KeySigner
+from unhosted.node.shell.models.store import InstalledModel, ModelStore
+from unhosted.node.shell.money.buying import Buyer
+from unhosted.node.shell.money.ledger import Ledger, open_ledger
+from unhosted.node.shell.money.paid_wire import PROTOCOL, STREAM_MESSAGE_BYTES_MAX, WorkAsked
+from unhosted.node.shell.money.payee import Sale
+from unhosted.node.shell.money.payer import Payer
+from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
+from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
+from unhosted.node.shell.peers.identity import new_identity
+from unhosted.node.shell.peers.network import LibP2PNetwork
+
+PRICE = Price(in_micros_per_mtok=5_000_000, out_micros_per_mtok=20_000_000)
+"""A hundred times what models of this size sell for, so that a short answer moves the cap."""
+
+DEPOSIT = Micros(2_000_000)
+ALLOCATION = Micros(1_000_000)
+CAP = Micros(3_500)
+"""USD 0.0035: three answers or so, then it binds."""
+
+COIN_MICROS = 3_000_000
+"""What an ETH is taken to cost for judging fees, USD 3: a local chain's gas price is far above Base's."""
+
+ANSWER_TOKENS_MAX = 48
+QUESTIONS = (
+    "Why is the sky blue?",
+    "What is a payment channel?",
+    "Name three rivers.",
+    "What is a prime number?",
+    "How do bees find their way?",
+    "Why do cats purr?",
+)
+LIFE_S = 3_600
+CLOSE_LOOK_S, CLOSE_LOOKS_MAX = 0.2, 300
+ENGINE_DOMAIN = b"unhosted/engine/v1"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialAnswer:
+    question: str
+    text_tokens: int
+    prompt_tokens: int
+    due_micros: int
+    has_receipt: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """Amounts in micro-USDC. stopped: the sentence with which the cap stopped the buyer."""
+
+    answers: tuple[TrialAnswer, ...]
+    stopped: str
+    due_micros: int
+    ledger_spent_micros: int
+    book_settled_micros: int
+    chain_claimed_micros: int
+    seller_received_micros: int
+    buyer_free_micros: int
+    buyer_eth_wei: int
+
+    @property
+    def agrees(self) -> bool:
+        """Chain, ledger, book and receipts name one amount, and the buyer has all the rest back."""
+        return (
+            self.due_micros
+            == self.ledger_spent_micros
+            == self.book_settled_micros
+            == self.chain_claimed_micros
+            == self.seller_received_micros
+            == DEPOSIT - self.buyer_free_micros
+        )
+
+
+def has_model(config: Config, model: str) -> bool:
+    """Whether it need not be pulled first."""
+    try:
+        ModelStore(config.paths.models_dir).resolve(model)
+    except Refused as why:
+        if why.code != "model_not_found":
+            raise
+        return False
+    return True
+
+
+async def play(config: Config, *, rpc_url: str, folder: Path, model: str, say: Say) -> TrialResult:
+    """All of it, on the local chain at `rpc_url`; `folder` keeps the books. Raises: Refused."""
+    store = ModelStore(config.paths.models_dir)
+    installed = await trio.to_thread.run_sync(store.resolve, model)
+    engines = EngineManager(engine_settings(config), store.resolve)
+    async with (
+        open_chain(chain_by_name("local"), (rpc_url,), journal_path=folder / "transactions.db") as chain,
+        open_ledger(folder / "buyer" / "ledger.db", folder / "seal", cap_micros=CAP) as ledger,
+        open_seller_book(folder / "seller" / "book.db") as book,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(engines.run)
+        trial = _Trial(chain, ledger, book, engines, installed, LocalAnswering(engines, store.resolve), say)
+        result = await trial.play(nursery)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+class _Trial:
+    def __init__(
+        self,
+        chain: WebChain,
+        ledger: Ledger,
+        book: SellerBook,
+        engines: EngineManager,
+        installed: InstalledModel,
+        answering: LocalAnswering,
+        say: Say,
+    ) -> None:
+        self.chain, self.ledger, self.book, self.say = chain, ledger, book, say
+        self.engines, self.installed, self.answering = engines, installed, answering
+        self.owner = KeySigner(ACCOUNT_BY_NAME["buyer"].key)
+        self.seller = KeySigner(ACCOUNT_BY_NAME["seller"].key)
+        self.operator = KeySigner(os.urandom(32))
+        self.model = ModelHash(bytes.fromhex(installed.entry.blake3))
+
+    async def play(self, nursery: trio.Nursery) -> TrialResult:
+        sale = Sale(
+            price=PRICE,
+            model=self.model,
+            engine=blake3_of(ENGINE_DOMAIN, library_facts().version.encode()),
+            check="none",
+            work=self._work,
+        )
+        door = SellerDoor(
+            self.chain,
+            self.book,
+            self.seller,
+            sale=sale,
+            terms=SellerTerms(coin_micros=lambda: COIN_MICROS),
+        )
+        await nursery.start(door.run)
+        shop, visitor = _network(), _network()
+        shop.serve(PROTOCOL, door.answer, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX)
+        await nursery.start(shop.run)
+        await nursery.start(visitor.run)
+        await visitor.connect(shop.peer, shop.addresses(), timeout_s=10)
+        before = await self.chain.usdc_balance(self.seller.address)
+        async with visitor.open_channel(
+            shop.peer, PROTOCOL, message_bytes_max=STREAM_MESSAGE_BYTES_MAX, timeout_s=10
+        ) as stream:
+            buyer = Buyer(self.chain, self.ledger, self.operator, payer=self.owner.address)
+            of = await buyer.open_channel(
+                stream,
+                self.seller.address,
+                total_micros=ALLOCATION,
+                deposit=await self._deposit(),
+            )
+            self.say(
+                f"deposit of {format_usd(DEPOSIT)} USD and a channel of {format_usd(ALLOCATION)} USD, sent by"
+                " the seller; the buyer has no ETH"
+            )
+            async with buyer.pay(stream, of) as payer:
+                answers, stopped = await self._ask_until_stopped(payer, of)
+                closed = await payer.close()
+                self.say(f"both sides close the channel at {format_usd(closed.amount_micros)} USD")
+                await self._wait_for_close(of)
+        payout = calls.payout(self.chain.facts.channels, self.seller.address)
+        await self.chain.send(payout, self.seller, key=f"payout:{of.hex()}")
+        return await self._account(of, answers, stopped, before)
+
+    async def _wait_for_close(self, of: ChannelId) -> None:
+        """The seller sends it; nobody tells the buyer but the chain."""
+        for _ in range(CLOSE_LOOKS_MAX):
+            if (await self.chain.channel(of, at="safe")).is_closed:
+                return
+            await trio.sleep(CLOSE_LOOK_S)
+        raise Refused("chain_unavailable", "the agreed close did not come into a block; try again")
+
+    async def _ask_until_stopped(self, payer: Payer, of: ChannelId) -> tuple[tuple[TrialAnswer, ...], str]:
+        answers: list[TrialAnswer] = []
+        for question in QUESTIONS:
+            try:
+                answers.append(await self._ask(payer, of, question))
+            except Refused as why:
+                if why.code != "cap_reached":
+                    raise
+                self.say(f"stopped before the seller heard of it: {why.message}")
+                return tuple(answers), why.message
+        return tuple(answers), ""
+
+    async def _ask(self, payer: Payer, of: ChannelId, question: str) -> TrialAnswer:
+        text, add_special = render_prompt(
+            ChatPrompt(messages=(Message(role="user", content=question),)), self.installed
+        )
+        ids = await self.engines.tokenize(self.installed.name, text, add_special=add_special)
+        terms = Terms(
+            request_id=RequestId(os.urandom(32)),
+            channel_id=of,
+            price=PRICE,
+            tokens_in=len(ids),
+            tokens_out_max=ANSWER_TOKENS_MAX,
+            window_tokens=window_tokens(PRICE),
+        )
+        count = 0
+        async with payer.open_request(
+            terms,
+            prompt_ids=ids,
+            model=self.model,
+            request_hash=RequestHash(os.urandom(32)),
+            salt=os.urandom(32),
+        ) as answer:
+            async for piece in answer:
+                count += len(piece)
+        await answer.receipted.wait()
+        spent = (await self.ledger.view()).book.spent_micros
+        self.say(
+            f"{len(ids)} + {count} tokens, {format_usd(answer.due_micros)} USD, receipted;"
+            f" {format_usd(spent)} of {format_usd(CAP)} USD this month"
+        )
+        return TrialAnswer(
+            question=question,
+            text_tokens=count,
+            prompt_tokens=len(ids),
+            due_micros=answer.due_micros,
+            has_receipt=answer.receipt is not None,
+        )
+
+    async def _deposit(self) -> DepositAuthorisation:
+        """The one thing that the owner's key signs: it names the operator and its monthly limit."""
+        now, salt = (await self.chain.head()).timestamp_unix_s, os.urandom(32)
+        facts = self.chain.facts
+        signature = self.owner.sign(
+            receive_digest(
+                facts.token,
+                payer=self.owner.address,
+                payee=facts.channels.contract,
+                value_micros=DEPOSIT,
+                valid_after_unix_s=0,
+                valid_before_unix_s=now + LIFE_S,
+                nonce=deposit_nonce(self.operator.address, limit_micros=ALLOCATION, salt=salt),
+            )
+        )
+        return DepositAuthorisation(
+            value_micros=DEPOSIT,
+            valid_after_unix_s=0,
+            valid_before_unix_s=now + LIFE_S,
+            operator=self.operator.address,
+            limit_micros=ALLOCATION,
+            salt=salt,
+            signature=signature,
+        )
+
+    @asynccontextmanager
+    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Sequence[int]]]:
+        """The seller's engine."""
+        wanted = Ask(
+            ask_id=ask.terms.request_id.hex(),
+            model=self.installed.entry.blake3,
+            prompt=ask.prompt_ids,
+            max_tokens=ask.terms.tokens_out_max,
+        )
+        async with self.answering.open_ask(wanted) as deltas:
+            yield (delta.token_ids async for delta in deltas if delta.token_ids)
+
+    async def _account(
+        self, of: ChannelId, answers: tuple[TrialAnswer, ...], stopped: str, before: int
+    ) -> TrialResult:
+        await self.ledger.note_closed(of, (await self.chain.channel(of, at="safe")).claimed_micros)
+        sold = await self.book.channel(of)
+        result = TrialResult(
+            answers=answers,
+            stopped=stopped,
+            due_micros=sum(answer.due_micros for answer in answers),
+            ledger_spent_micros=(await self.ledger.view()).book.spent_micros,
+            book_settled_micros=0 if sold is None else sold.settled_micros,
+            chain_claimed_micros=(await self.chain.channel(of)).claimed_micros,
+            seller_received_micros=await self.chain.usdc_balance(self.seller.address) - before,
+            buyer_free_micros=(await self.chain.account(self.owner.address)).free_micros,
+            buyer_eth_wei=await self.chain.gas_balance(self.owner.address),
+        )
+        self.say(
+            f"the seller was paid {format_usd(result.seller_received_micros)} USD, the buyer has"
+            f" {format_usd(result.buyer_free_micros)} USD free again"
+        )
+        return result
+
+
+def _network() -> LibP2PNetwork:
+    return LibP2PNetwork(new_identity(), listen=[("127.0.0.1", 0)], is_paired=lambda peer: False)

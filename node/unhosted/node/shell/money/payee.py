@@ -1,0 +1,379 @@
+"""The selling end of a paid stream: vouchers come and are written down, then tokens go.
+
+No token leaves before the voucher that pays for it, but for one window of credit, is on the disk; no receipt
+leaves before it is. The engine starts when prompt and first window are paid, and waits where the buyer does.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+import trio
+
+from unhosted.market import channel_effects as effects
+from unhosted.market import channel_events as events
+from unhosted.market import messages
+from unhosted.market.channel_effects import Effect
+from unhosted.market.channel_machine import chain_events
+from unhosted.market.channel_states import EndKind, OnChain, restore
+from unhosted.market.channels import Deployment, SignedVoucher, Voucher, channel_id
+from unhosted.market.eip712 import bonds_separator, channels_separator, close_digest, voucher_digest
+from unhosted.market.faults import Reason, RemoteFault
+from unhosted.market.ids import Address, RequestId, Signature
+from unhosted.market.money import Micros, Price
+from unhosted.market.offers import CheckClass
+from unhosted.market.receipts import SignedReceipt
+from unhosted.node.core.chain import Signer
+from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.peering import Channel as Stream
+from unhosted.node.core.peering import ChannelBroken
+from unhosted.node.shell.keys.signer import recover
+from unhosted.node.shell.money.end import ChannelEnd
+from unhosted.node.shell.money.paid_receipts import Made, receipt_maker
+from unhosted.node.shell.money.paid_stream import PaidStream
+from unhosted.node.shell.money.paid_wire import (
+    PIECE_TOKENS_MAX,
+    Hello,
+    ReceiptGiven,
+    StreamMessage,
+    Tokens,
+    WorkAsked,
+)
+from unhosted.node.shell.money.seller_book import MakeReceipt, SellerBook
+from unhosted.node.shell.money.seller_words import SoldChannel
+
+HELD_TOKENS_MAX = 256
+"""What the engine may make ahead of what is paid: beyond it the work waits, since it might be for nothing."""
+
+FAULTS_MAX = 8
+"""Broken rules on one stream before it ends: an old voucher in flight is none, forgeries are."""
+
+GOODBYE_S = 10.0
+"""Cancelled, this end still writes down what it delivered, unless the disk hangs."""
+
+Work = Callable[[WorkAsked], AbstractAsyncContextManager[AsyncIterator[Sequence[int]]]]
+"""Entered when it is paid for; gives the answer's ids in pieces. Leaving cancels."""
+
+TopUp = Callable[[messages.TopUpOffer], Awaitable[messages.RelayAnswer]]
+OnClose = Callable[[int, Signature], None]
+"""With the amount in micro-USDC, and the buyer's voucher over it."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    """What is sold. engine: BLAKE3 of the engine's description. check: how an answer can be checked."""
+
+    price: Price
+    model: bytes
+    engine: bytes
+    check: CheckClass
+    work: Work
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A request under way. ids: all that were made, in order."""
+
+    ask: WorkAsked
+    ids: list[int] = field(default_factory=list)
+    released: int = 0
+    is_done: bool = False
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    moved: trio.Event = field(default_factory=trio.Event)
+    receipt: SignedReceipt | None = None
+
+
+class Payee:
+    """`run` it over a stream from the buyer."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        sold: SoldChannel,
+        chain: OnChain,
+        bonds: Deployment,
+        book: SellerBook,
+        signer: Signer,
+        sale: Sale,
+        hello: Hello | None = None,
+        top_up: TopUp | None = None,
+        on_close: OnClose | None = None,
+    ) -> None:
+        """sold: as the book has it. chain: what counts of it on the chain. signer: the payee's key.
+
+        hello: if the stream's first message was read already. top_up: sends a larger allocation.
+        on_close: told of a close that was signed.
+        """
+        self._hello, self._top_up, self._on_close = hello, top_up, on_close
+        self._stream = PaidStream(stream)
+        self._book, self._signer, self._sale, self._sold = book, signer, sale, sold
+        self._separator = channels_separator(sold.deployment)
+        self._receipts_separator = bonds_separator(bonds)
+        self._jobs: dict[RequestId, _Job] = {}
+        self._best = sold.best
+        self._nursery: trio.Nursery | None = None
+        self._topping_up = trio.Lock()
+        self.faults: list[effects.ReportFault] = []
+        self.end = ChannelEnd(
+            restore(
+                role="payee",
+                channel_id=sold.channel_id,
+                signer=sold.config.signer,
+                chain=chain,
+                authorised_micros=sold.best_micros,
+                settled_micros=sold.settled_micros,
+                settled_max_micros=sold.settled_micros,
+                sequence=sold.sequence,
+                written_off_micros=sold.written_off_micros,
+                is_winding_up=sold.is_winding_up,
+            ),
+            perform=self._perform,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until the stream ends, breaks or is cancelled; what was delivered is settled then.
+
+        Raises: Refused when the book cannot be written: the stream ends, and nothing more is given.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self.end.run)
+                task_status.started()
+                if self._hello is not None:
+                    await self._greet(self._hello)
+                await self._read()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self.end.finish(events.ContactLost())
+
+    async def note_chain(self, now: OnChain) -> None:
+        """What the chain says of the channel now."""
+        for event in chain_events(self.end.channel.chain, now):
+            await self.end.feed(event)
+
+    async def _read(self) -> None:
+        try:
+            await self._stream.read(self._hear)
+        except ChannelBroken as broken:
+            _LOG.info("paid_stream_broken why=%s", broken)
+        except RemoteFault as fault:
+            self._report(effects.ReportFault(reason=fault.reason, message=fault.message))
+
+    async def _hear(self, message: StreamMessage) -> None:
+        match message:
+            case Hello():
+                await self._greet(message)
+            case WorkAsked():
+                await self._asked(message)
+            case messages.VoucherMessage(signed=signed):
+                voucher = signed.voucher
+                heard = events.VoucherReceived(
+                    channel_id=voucher.channel_id,
+                    amount_micros=voucher.amount_micros,
+                    signer=self._signed_by(signed),
+                    signature=signed.signature,
+                )
+                await self.end.feed(heard)
+            case messages.StateAnswer():
+                is_ours = message.channel_id == self._sold.channel_id
+                contact = message.contact if is_ours else b""
+                await self.end.feed(events.AnswerReceived(contact=contact, due_micros=message.due_micros))
+            case messages.StopRequest():
+                await self.end.feed(events.StopReceived(request_id=message.request_id))
+            case messages.TopUpOffer() if self._top_up is not None and self._nursery is not None:
+                self._nursery.start_soon(self._answer_top_up, message, self._top_up)
+            case messages.CloseOffer(signed=signed):
+                by = self._signed_by(signed)
+                offered = events.CloseOffered(
+                    amount_micros=signed.voucher.amount_micros, signer=by, signature=signed.signature
+                )
+                await self.end.feed(offered)
+            case _:
+                return
+
+    async def _answer_top_up(self, offer: messages.TopUpOffer, top_up: TopUp) -> None:
+        """Beside everything else; one at a time, as each may wait for a block."""
+        async with self._topping_up:
+            await self._stream.send(await top_up(offer))
+
+    async def _greet(self, hello: Hello) -> None:
+        of = channel_id(hello.deployment, hello.config)
+        if of != self._sold.channel_id:
+            message = f"a stream for channel {of.hex()[:8]}"
+            self._report(effects.ReportFault(reason=Reason.WRONG_CHANNEL, message=message))
+            self._stream.break_off()
+            return
+        await self.end.feed(events.ContactMade(contact=hello.contact))
+
+    async def _asked(self, ask: WorkAsked) -> None:
+        """The terms must be what is sold; all else about money is the machine's."""
+        terms = ask.terms
+        if terms.price != self._sale.price or ask.model != self._sale.model:
+            message = "a request at another price, or for another model, than is sold here"
+            self._report(effects.ReportFault(reason=Reason.WRONG_TERMS, message=message))
+            failed = messages.RequestEnd(request_id=terms.request_id, tokens_out=0, end="failed")
+            await self._stream.send(failed)
+            return
+        if terms.request_id not in self._jobs:
+            self._jobs[terms.request_id] = _Job(ask=ask)
+        await self.end.feed(events.RequestOpened(terms=terms, sequence=ask.sequence))
+
+    def _signed_by(self, signed: SignedVoucher) -> Address | None:
+        """Who signed it for the channel of this stream; None if nobody can have."""
+        if signed.voucher.channel_id != self._sold.channel_id:
+            return None
+        return recover(voucher_digest(self._separator, signed.voucher), signed.signature)
+
+    async def _perform(self, effect: Effect) -> None:
+        match effect:
+            case effects.StoreVoucher():
+                await self._store(effect)
+            case effects.StartWork(request_id=request_id):
+                await self._start(request_id)
+            case effects.ReleaseTokens(request_id=request_id, position=position):
+                await self._release(self._jobs[request_id], request_id, position)
+            case effects.AskVoucher(request_id=request_id, needed_micros=needed):
+                asked = messages.VoucherNeeded(request_id=request_id, needed_micros=Micros(needed))
+                await self._stream.send(asked)
+            case effects.StopWork(request_id=request_id):
+                if (job := self._jobs.get(request_id)) is not None:
+                    job.scope.cancel()
+            case effects.SettleRequest():
+                await self._settle(effect)
+            case effects.TellEnd(request_id=request_id, tokens_out=tokens_out, end=end):
+                await self._tell_end(request_id, tokens_out, end)
+            case effects.RefuseRequest(request_id=request_id, reason=reason):
+                self._drop_refused(request_id)
+                refused = messages.RequestEnd(
+                    request_id=request_id, tokens_out=0, end="failed", refusal=reason
+                )
+                await self._stream.send(refused)
+            case effects.SettleTotal(settled_micros=settled, written_off_micros=written_off):
+                await self._book.settle_total(
+                    self._sold.channel_id, settled_micros=settled, written_off_micros=written_off
+                )
+            case effects.ReportFault():
+                self._report(effect)
+            case _:
+                await self._perform_rare(effect)
+
+    async def _perform_rare(self, effect: Effect) -> None:
+        of = self._sold.channel_id
+        match effect:
+            case effects.TellState():
+                state = messages.ChannelState(
+                    contact=effect.contact,
+                    channel_id=of,
+                    voucher=self._best,
+                    due_micros=Micros(effect.due_micros),
+                    sequence=effect.sequence,
+                )
+                await self._stream.send(state)
+            case effects.SignClose(amount_micros=amount):
+                await self._book.note_winding_up(of)
+                signature = self._signer.sign(close_digest(self._separator, of, amount_micros=amount))
+                signed = messages.CloseSigned(
+                    channel_id=of, amount_micros=Micros(amount), signature=signature
+                )
+                await self._stream.send(signed)
+                if self._on_close is not None:
+                    self._on_close(amount, effect.voucher_signature)
+            case effects.RefuseClose(reason=reason, needed_micros=needed):
+                refused = messages.CloseRefused(channel_id=of, reason=reason, needed_micros=Micros(needed))
+                await self._stream.send(refused)
+            case effects.ClaimNow() | effects.RecordClosed():
+                return  # the watcher follows the chain itself, also while no stream is open
+            case _:
+                raise LocalFault(f"{type(effect).__name__} is not for a payee")
+
+    async def _store(self, effect: effects.StoreVoucher) -> None:
+        voucher = Voucher(channel_id=self._sold.channel_id, amount_micros=Micros(effect.amount_micros))
+        signed = SignedVoucher(voucher=voucher, signature=effect.signature)
+        live = self.end.channel.live
+        dues = {key: one.due_micros for key, one in live.items() if one.is_covered}
+        await self._book.store_voucher(signed, live_micros=dues)
+        self._best = signed
+        self.end.answer(events.VoucherStored(amount_micros=effect.amount_micros))
+
+    async def _start(self, request_id: RequestId) -> None:
+        job = self._jobs[request_id]
+        try:
+            await self._book.open_request(request_id, self._sold.channel_id, sequence=job.ask.sequence)
+        except Refused as why:
+            _LOG.warning("paid_request_refused why=%s", why.code)
+            self.end.answer(events.StopWanted(request_id=request_id, reason="engine_failed"))
+            return
+        if self._nursery is not None:
+            self._nursery.start_soon(self._work, request_id, job)
+
+    async def _work(self, request_id: RequestId, job: _Job) -> None:
+        """Run the engine; a failure of its own ends this request alone."""
+        try:
+            with job.scope:
+                async with self._sale.work(job.ask) as pieces:
+                    async for piece in pieces:
+                        job.ids.extend(piece)
+                        await self.end.feed(events.TokensMade(request_id=request_id, count=len(piece)))
+                        await self._wait_for_money(job)
+                await self.end.feed(events.TokensMade(request_id=request_id, count=0, is_last=True))
+        except Refused as why:
+            _LOG.warning("paid_work_failed why=%s", why.code)
+            await self.end.feed(events.StopWanted(request_id=request_id, reason="engine_failed"))
+
+    async def _wait_for_money(self, job: _Job) -> None:
+        while len(job.ids) - job.released > HELD_TOKENS_MAX:
+            await job.moved.wait()
+
+    async def _release(self, job: _Job, request_id: RequestId, position: int) -> None:
+        while job.released < position:
+            ids = tuple(job.ids[job.released : min(position, job.released + PIECE_TOKENS_MAX)])
+            tokens = Tokens(request_id=request_id, position=job.released, ids=ids)
+            job.released += len(ids)
+            await self._stream.send(tokens)
+        moved, job.moved = job.moved, trio.Event()
+        moved.set()
+
+    async def _settle(self, effect: effects.SettleRequest) -> None:
+        """A request that was never begun is in no book, and has no receipt."""
+        job = self._jobs[effect.request_id]
+        if effect.end == "lost":
+            self._jobs.pop(effect.request_id)
+        if await self._book.request(effect.request_id) is None:
+            return
+        is_owed = effect.due_micros > 0 or effect.tokens_out > 0
+        job.receipt = await self._book.settle_request(
+            effect.request_id,
+            tokens_out=effect.tokens_out,
+            due_micros=effect.due_micros,
+            end=effect.end,
+            make_receipt=self._maker(job, effect) if is_owed else None,
+            channel_id=self._sold.channel_id,
+        )
+
+    async def _tell_end(self, request_id: RequestId, tokens_out: int, end: EndKind) -> None:
+        job = self._jobs.pop(request_id)
+        await self._stream.send(messages.RequestEnd(request_id=request_id, tokens_out=tokens_out, end=end))
+        if job.receipt is not None:
+            await self._stream.send(ReceiptGiven(signed=job.receipt))
+
+    def _maker(self, job: _Job, effect: effects.SettleRequest) -> MakeReceipt:
+        sale, ids = self._sale, job.ids[: effect.tokens_out]
+        made = Made(ask=job.ask, ids=tuple(ids), ending=effect, engine=sale.engine, check=sale.check)
+        return receipt_maker(made, self._signer, self._receipts_separator)
+
+    def _drop_refused(self, request_id: RequestId) -> None:
+        if request_id not in self.end.channel.live:
+            self._jobs.pop(request_id, None)
+
+    def _report(self, fault: effects.ReportFault) -> None:
+        self.faults.append(fault)
+        if len(self.faults) > FAULTS_MAX:
+            self._stream.break_off()
+        _LOG.warning("buyer_fault reason=%s", fault.reason.value)

@@ -1,0 +1,404 @@
+"""The buying end of a paid stream: tokens come, windows are authorised in the ledger, vouchers go.
+
+One stream carries one channel. Whatever ends it, cancellation and kill included, what was signed stands in
+the ledger: the next stream begins with both ends agreeing on what is settled.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from unhosted.market import channel_effects as effects
+from unhosted.market import channel_events as events
+from unhosted.market import messages
+from unhosted.market.channel_effects import Effect, StopReason
+from unhosted.market.channel_events import Event
+from unhosted.market.channel_machine import chain_events
+from unhosted.market.channel_states import Channel, EndKind, OnChain, restore
+from unhosted.market.channels import Deployment, SignedVoucher, Voucher
+from unhosted.market.eip712 import channels_separator, voucher_digest
+from unhosted.market.ids import ModelHash, RequestId
+from unhosted.market.messages import CONTACT_BYTES, CloseSigned
+from unhosted.market.money import Micros
+from unhosted.market.requests import RequestHash
+from unhosted.market.terms import Terms
+from unhosted.node.core.chain import Signer
+from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.core.peering import Channel as Stream
+from unhosted.node.core.peering import ChannelBroken
+from unhosted.node.shell.keys.signer import recover
+from unhosted.node.shell.money.end import ChannelEnd
+from unhosted.node.shell.money.ledger import Ledger
+from unhosted.node.shell.money.ledger_words import KnownChannel
+from unhosted.node.shell.money.paid_answer import PaidAnswer
+from unhosted.node.shell.money.paid_receipts import ReceiptsDue
+from unhosted.node.shell.money.paid_stream import PaidStream
+from unhosted.node.shell.money.paid_wire import Hello, ReceiptGiven, StreamMessage, Tokens, WorkAsked
+from unhosted.node.shell.money.paid_words import refusal, stopped
+
+GOODBYE_S = 10.0
+"""Cancelled, this end still writes down what came and what it owes, unless the disk hangs."""
+
+TopUp = Callable[[int], Awaitable[None]]
+"""Asked for once per deposit, with what is missing at least (0: it is only running low)."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Payer:
+    """`run` it over a stream to the seller; `open_request` once it has started."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        known: KnownChannel,
+        bonds: Deployment,
+        chain: OnChain,
+        ledger: Ledger,
+        signer: Signer,
+        top_up: TopUp | None = None,
+    ) -> None:
+        """known: as the ledger has the channel. bonds: whose domain receipts are signed in.
+
+        chain: what counts of it on the chain. signer: the channel's. top_up: None lets it run out.
+        """
+        row = known.row
+        self._stream = PaidStream(stream)
+        self._ledger, self._signer, self._top_up = ledger, signer, top_up
+        self._known, self._separator = known, channels_separator(known.deployment)
+        self._receipts = ReceiptsDue(bonds, payee=known.config.payee)
+        self._answers: dict[RequestId, PaidAnswer] = {}
+        self._writing: dict[RequestId, trio.Event] = {}
+        self._opening = trio.Lock()
+        self._shown: SignedVoucher | None = None
+        self._agreed = trio.Event()
+        self._close: tuple[trio.Event, list[CloseSigned | Refused]] | None = None
+        self._nursery: trio.Nursery | None = None
+        self.faults: list[effects.ReportFault] = []
+        self.end = ChannelEnd(
+            restore(
+                role="payer",
+                channel_id=row.channel_id,
+                signer=known.config.signer,
+                chain=chain,
+                authorised_micros=row.authorised_micros,
+                settled_micros=row.due_min_micros,
+                settled_max_micros=row.due_max_micros,
+                sequence=0,
+            ),
+            perform=self._perform,
+            fed=self._fed,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until the stream ends or is cancelled; started once both ends agree on what is settled.
+
+        Raises: RemoteFault for a message that is none; Refused if the ledger cannot write, or the seller left
+        before there was agreement.
+        """
+        contact, known = os.urandom(CONTACT_BYTES), self._known
+        hello = Hello(contact=contact, deployment=known.deployment, config=known.config)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self.end.run)
+                await self.end.feed(events.ContactMade(contact=contact))
+                await self._stream.send(hello)
+                nursery.start_soon(self._report_agreement, task_status)
+                await self._read()
+                if not self._agreed.is_set():
+                    raise Refused(
+                        "peer_unreachable", "the seller ended the stream before it said what is due"
+                    )
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self.end.finish(events.ContactLost())
+            await self._release_rest()
+
+    @asynccontextmanager
+    async def open_request(
+        self,
+        terms: Terms,
+        *,
+        prompt_ids: tuple[int, ...],
+        model: ModelHash,
+        request_hash: RequestHash,
+        salt: bytes,
+    ) -> AsyncIterator[PaidAnswer]:
+        """Reserve its most under the cap, ask the seller, and pay as tokens come; leaving early stops it.
+
+        request_hash, salt: see `WorkAsked`.
+        Raises: Refused: the ledger's, or why the channel cannot take it; nothing was sent then.
+        """
+        request_id = terms.request_id
+        answer = PaidAnswer(terms)
+        await self._ledger.reserve(request_id, terms.channel_id, terms.cost_micros_max)
+        try:
+            await self._ask(
+                answer,
+                lambda sequence: WorkAsked(
+                    terms=terms,
+                    sequence=sequence,
+                    model=model,
+                    request_hash=request_hash,
+                    salt=salt,
+                    prompt_ids=prompt_ids,
+                ),
+            )
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                if not answer.was_accepted:  # nobody heard of it
+                    await self._ledger.finish(request_id, 0)
+                else:
+                    await self._stop(answer)
+            raise
+        try:
+            yield answer
+        finally:
+            answer.leave()
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self._stop(answer)
+
+    async def close(self) -> CloseSigned:
+        """Agree on closing the channel with what is settled; the surplus comes back.
+
+        Raises: Refused if requests are live, or the seller does not sign; ask the contract then.
+        """
+        done, result = trio.Event(), list[CloseSigned | Refused]()
+        self._close = (done, result)
+        await self.end.feed(events.CloseWanted())
+        await done.wait()
+        if isinstance(signed := result[0], Refused):
+            raise signed
+        return signed
+
+    async def offer_top_up(self, allocation: messages.Allocation) -> None:
+        """Ask the seller to send a larger allocation; the chain shows whether it did."""
+        of = self._known.row.channel_id
+        await self._stream.send(messages.TopUpOffer(channel_id=of, allocation=allocation))
+
+    async def note_chain(self, now: OnChain) -> None:
+        """What the chain says now."""
+        for event in chain_events(self.end.channel.chain, now):
+            await self.end.feed(event)
+
+    async def _report_agreement(self, task_status: trio.TaskStatus[None]) -> None:
+        await self._agreed.wait()
+        task_status.started()
+
+    async def _ask(self, answer: PaidAnswer, make: Callable[[int], WorkAsked]) -> None:
+        """In one go per channel: the seller takes sequence numbers only upwards."""
+        terms = answer.terms
+        async with self._opening:
+            sequence = self.end.channel.talk.sequence + 1
+            self._answers[terms.request_id] = answer
+            await self.end.feed(
+                events.RequestOpened(terms=terms, sequence=sequence, reserved_micros=terms.cost_micros_max)
+            )
+            await answer.decided.wait()
+            if answer.refused is not None:
+                raise answer.refused
+            await self._stream.send(make(sequence))
+
+    async def _stop(self, answer: PaidAnswer) -> None:
+        if not answer.ended.is_set():
+            await self.end.feed(events.StopWanted(request_id=answer.terms.request_id, reason="cancelled"))
+            await answer.ended.wait()
+
+    async def _read(self) -> None:
+        try:
+            await self._stream.read(self._hear)
+        except ChannelBroken as broken:
+            _LOG.info("paid_stream_broken why=%s", broken)
+
+    async def _release_rest(self) -> None:
+        """Whatever kept an ending from being written: the ledger then holds possible what was authorised."""
+        for request_id, answer in list(self._answers.items()):
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self._ledger.release(request_id)
+            self._over(answer, "lost", tokens_out=0, due_micros=0)
+
+    async def _hear(self, message: StreamMessage) -> None:
+        match message:
+            case Tokens():
+                if (answer := self._answers.get(message.request_id)) is not None:
+                    await answer.take(message)
+                event: Event = events.TokensReceived(
+                    request_id=message.request_id, position=message.position, count=len(message.ids)
+                )
+            case messages.ChannelState():
+                event = self._state(message)
+            case messages.VoucherNeeded():
+                event = events.VoucherAsked(request_id=message.request_id)
+            case messages.RequestEnd():
+                if message.refusal is not None and message.request_id in self._answers:
+                    self._answers[message.request_id].refuse(refusal(message.refusal))
+                event = events.EndReceived(
+                    request_id=message.request_id, tokens_out=message.tokens_out, end=message.end
+                )
+            case ReceiptGiven():
+                await self._receipted(self._receipts.take(message.signed))
+                return
+            case CloseSigned():
+                return self._closed(message)
+            case messages.CloseRefused():
+                return self._closed(refusal(message.reason))
+            case _:
+                return
+        await self.end.feed(event)
+
+    def _state(self, state: messages.ChannelState) -> Event:
+        """Its voucher is checked against our own channel; a signature of anybody else counts for nothing."""
+        self._shown, signed_by = state.voucher, None
+        if state.voucher is not None:
+            signed_by = recover(
+                voucher_digest(self._separator, state.voucher.voucher), state.voucher.signature
+            )
+        shown = 0 if state.voucher is None else state.voucher.voucher.amount_micros
+        is_ours = state.channel_id == self.end.channel.channel_id
+        return events.StateReceived(
+            contact=state.contact if is_ours else b"",
+            voucher_micros=shown,
+            voucher_signer=signed_by,
+            due_micros=state.due_micros,
+            sequence=state.sequence,
+        )
+
+    async def _receipted(self, found: messages.ReceiptAck | effects.ReportFault | None) -> None:
+        if isinstance(found, effects.ReportFault):
+            self.faults.append(found)
+        elif found is not None:
+            await self._stream.send(found)
+
+    def _closed(self, result: CloseSigned | Refused) -> None:
+        if self._close is not None:
+            self._close[1].append(result)
+            self._close[0].set()
+
+    def _fed(self, channel: Channel, event: Event) -> None:
+        if isinstance(event, events.RequestOpened) and event.terms.request_id in channel.live:
+            answer = self._answers[event.terms.request_id]
+            answer.was_accepted = True
+            self._receipts.expect(answer)
+            answer.decided.set()
+        if channel.talk.stage == "agreed":
+            self._agreed.set()
+
+    async def _perform(self, effect: Effect) -> None:
+        of = self._known.row.channel_id
+        match effect:
+            case effects.Authorise():
+                await self._authorise_soon(effect)
+            case effects.SignVoucher(amount_micros=amount):
+                await self._stream.send(messages.VoucherMessage(signed=self._signed(amount)))
+            case effects.SettleRequest():
+                await self._settle(effect)
+            case effects.SettleTotal(settled_micros=settled):
+                await self._ledger.note_due(of, settled)
+            case effects.RaiseAuthorised(amount_micros=amount):
+                await self._raise(amount)
+            case effects.RefuseRequest(request_id=request_id, reason=why):
+                answer = self._answers.pop(request_id)
+                answer.refuse(refusal(why))
+                answer.finish("failed", tokens_out=0, due_micros=0)
+            case effects.AskTopUp(needed_micros=needed):
+                if self._nursery is not None and self._top_up is not None:
+                    self._nursery.start_soon(self._top_up, needed)
+            case effects.TellStop(request_id=request_id, reason=reason):
+                await self._tell_stop(request_id, reason)
+            case effects.TellAnswer(contact=contact, due_micros=due):
+                answered = messages.StateAnswer(contact=contact, channel_id=of, due_micros=Micros(due))
+                await self._stream.send(answered)
+            case effects.BreakContact():
+                self._stream.break_off()
+            case effects.OfferClose(amount_micros=amount):
+                await self._stream.send(messages.CloseOffer(signed=self._signed(amount)))
+            case effects.RefuseClose(reason=why):
+                self._closed(refusal(why))
+            case effects.RecordClosed(claimed_micros=claimed):
+                await self._ledger.note_closed(of, claimed)
+            case effects.ReportFault():
+                self.faults.append(effect)
+                _LOG.warning("seller_fault reason=%s", effect.reason.value)
+            case _:
+                raise LocalFault(f"{type(effect).__name__} is not for a payer")
+
+    async def _authorise_soon(self, effect: effects.Authorise) -> None:
+        """Beside other work, so that requests share a commit; one request's own writes keep their order."""
+        before = self._writing.get(effect.request_id)
+        done = self._writing[effect.request_id] = trio.Event()
+        if self._nursery is None:  # the stream is over: nothing else runs that could share it
+            await self._authorise(effect, before, done)
+        else:
+            self._nursery.start_soon(self._authorise, effect, before, done)
+
+    async def _authorise(
+        self, effect: effects.Authorise, before: trio.Event | None, done: trio.Event
+    ) -> None:
+        request_id = effect.request_id
+        try:
+            if before is not None:
+                await before.wait()
+            total = await self._ledger.authorise(request_id, effect.delta_micros)
+            event: Event = events.Authorised(request_id=request_id, total_micros=total)
+        except Refused as why:
+            answer = self._answers.get(request_id)
+            if answer is not None:
+                answer.refuse(why)
+            reason: StopReason = "cap_reached" if why.code == "cap_reached" else "ledger_failed"
+            event = events.AuthorisationRefused(
+                request_id=request_id, delta_micros=effect.delta_micros, reason=reason
+            )
+        finally:
+            done.set()
+        if self._nursery is None:
+            self.end.answer(event)
+        else:
+            await self.end.feed(event)
+
+    async def _settle(self, effect: effects.SettleRequest) -> None:
+        writing = self._writing.pop(effect.request_id, None)
+        if writing is not None:
+            await writing.wait()
+        due, due_max = effect.due_micros, effect.due_max_micros
+        await self._ledger.finish(effect.request_id, due, due_max_micros=due_max)
+        if (answer := self._answers.get(effect.request_id)) is None:
+            return
+        if effect.end == "lost":
+            answer.refuse(stopped("stalled"))
+        self._over(answer, effect.end, tokens_out=effect.tokens_out, due_micros=due)
+        await self._receipted(self._receipts.ended(answer))
+
+    def _over(self, answer: PaidAnswer, end: EndKind, *, tokens_out: int, due_micros: int) -> None:
+        self._answers.pop(answer.terms.request_id, None)
+        if end == "failed":
+            answer.refuse(stopped("engine_failed"))
+        answer.finish(end, tokens_out=tokens_out, due_micros=due_micros)
+
+    async def _tell_stop(self, request_id: RequestId, reason: StopReason) -> None:
+        answer = self._answers.get(request_id)
+        if answer is not None and reason != "cancelled":
+            answer.refuse(stopped(reason))
+        await self._stream.send(messages.StopRequest(request_id=request_id, reason=reason))
+
+    async def _raise(self, amount_micros: int) -> None:
+        """By the voucher that the seller showed, or by what the chain paid out."""
+        shown = self._shown
+        if shown is not None and shown.voucher.amount_micros == amount_micros:
+            signed_by = recover(voucher_digest(self._separator, shown.voucher), shown.signature)
+            if signed_by is not None:
+                await self._ledger.raise_authorised(shown, signed_by=signed_by)
+            return
+        of, deposit_micros = self._known.row.channel_id, self.end.channel.chain.deposit_micros
+        await self._ledger.note_deposit(of, deposit_micros, claimed_micros=amount_micros)
+
+    def _signed(self, amount_micros: int) -> SignedVoucher:
+        voucher = Voucher(channel_id=self._known.row.channel_id, amount_micros=Micros(amount_micros))
+        signature = self._signer.sign(voucher_digest(self._separator, voucher))
+        return SignedVoucher(voucher=voucher, signature=signature)
