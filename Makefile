@@ -9,10 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := CMAKE_ARGS="$${CMAKE_ARGS:--DLLAMA_BUILD=OFF}" $(PIP) install --quiet --prefer-binary
 # libp2p names a package that has to be compiled and that Ed25519 identities never call.
 STAND_IN := ./packaging/fastecdsa
+TOOLS := ../$(BIN)/python -m tools
 LIBRARY := $(BIN)/python -m unhosted.node.shell.engine.library_build
 QUESTION ?= Explain in one sentence what a computer is.
 
-.PHONY: help demo test lint bench engine clean
+.PHONY: help demo test lint bench engine contracts contracts-deep crash clean
 
 help:
 	@echo 'make demo    install, check this machine, and let a real model answer'
@@ -20,11 +21,15 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make engine  build the engine natively for this processor, with RPC (about 4 minutes)'
 	@echo 'make bench   measure side by side with llama.cpp'"'"'s own server'
+	@echo 'make contracts  compile, compare and test the contracts (needs Node.js and npm)'
+	@echo 'make contracts-deep  the same with planted faults, static analysis and proofs (long)'
+	@echo 'make crash   kill the spending ledger a few hundred times and look for a lost cent'
 	@echo 'make clean   remove what the others made in this directory'
 
 demo: .venv/.installed
 	$(BIN)/unhosted doctor
 	$(BIN)/unhosted run --temperature 0 --max-tokens 48 '$(QUESTION)'
+	$(BIN)/unhosted devnet --try
 
 # The page is tested in a real browser where there is one, and in CI always.
 test: .venv/.installed-dev
@@ -47,7 +52,29 @@ bench: .venv/.installed-dev
 	$(LIBRARY) --with-server
 	$(BIN)/python -m bench
 
+# Compiles the contracts anew, compares with what is checked in, and tests them. Users need none of it.
+contracts: .venv/.installed contracts/node_modules/.installed
+	cd contracts && $(TOOLS).build --check
+	cd contracts && $(TOOLS).forge test
+	cd contracts && $(TOOLS).gas
+	cd contracts && $(TOOLS).coverage
+
+# Thousands of runs, planted faults; contracts/.venv-analysis is made for static analysis and proofs.
+contracts-deep: contracts
+	cd contracts && FOUNDRY_PROFILE=deep $(TOOLS).forge test
+	cd contracts && $(TOOLS).mutants
+	cd contracts && $(TOOLS).analyse slither
+	cd contracts && $(TOOLS).analyse halmos
+
+contracts/node_modules/.installed: contracts/package.json
+	cd contracts && npm install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
+
+crash: .venv/.installed-dev
+	$(BIN)/python -m tests.node.money.crash_ledger --kills 240 --cap-usd 0.8 --request-micros-max 1200
+
 clean:
+	rm -rf contracts/build contracts/node_modules contracts/.venv-analysis
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

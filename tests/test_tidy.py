@@ -164,7 +164,12 @@ def import_faults(root: Path) -> Iterator[str]:
                 yield f"{path}:{line} {module}: {fault}"
 
 
-ADAPTED = {"libp2p": "node/unhosted/node/shell/peers", "multiaddr": "node/unhosted/node/shell/peers"}
+ADAPTED = {
+    "libp2p": "node/unhosted/node/shell/peers",
+    "multiaddr": "node/unhosted/node/shell/peers",
+    "coincurve": "node/unhosted/node/shell/keys",
+    "web3": "node/unhosted/node/shell/chain",
+}
 """Libraries behind one adapter: its folder alone names them."""
 
 
@@ -313,7 +318,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (import_faults, VERIFY + "a.py", "import cbor2\n"),
     (import_faults, VERIFY + "a.py", "from urllib import request\n"),
     (import_faults, "contracts/unhosted/contracts/a.py", "import unhosted.market\n"),
-    (import_faults, "contracts/unhosted/contracts/a.py", "import web3\n"),
+    (import_faults, "contracts/unhosted/contracts/a.py", "import yaml\n"),
     (import_faults, CORE + "a.py", "import numpy\n"),
     (import_faults, CORE + "a.py", "import trio\n"),
     (import_faults, CORE + "a.py", "import os\n"),

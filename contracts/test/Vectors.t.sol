@@ -64,14 +64,14 @@ contract VectorsTest is Checks {
 
     /// @notice The worked example of docs/protocol.md, from the config of a channel to its first voucher.
     function test_workedExampleOfAChannel() public {
-        address contract_ = 0xc1c1c1c1c1c1C1C1c1c1C1C1C1c1C1c1c1c1C1c1;
+        address contract_ = 0xC1C1c1c1C1C1C1c1c1C1C1C1c1C1C1C1c1C1c1c1;
         vm.chainId(8453);
         vm.etch(contract_, _channelsCode);
         OpenChannels channels = OpenChannels(contract_);
         IChannels.Config memory cfg = IChannels.Config({
-            payer: 0xa1A1a1a1A1A1A1A1A1a1a1a1a1a1A1A1a1A1a1a1,
+            payer: 0xA1A1a1a1A1A1A1A1A1a1a1a1a1a1A1A1a1A1a1a1,
             signer: vm.addr(1),
-            payee: 0xb2B2B2B2b2b2B2b2b2b2b2B2b2b2b2b2b2B2B2b2,
+            payee: 0xb2b2b2b2b2B2b2B2B2b2b2B2B2b2B2B2b2b2b2b2,
             delay: 1 days,
             salt: bytes32(uint256(1))
         });

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     if not options.write and not list((ROOT / "snapshots").glob("*.json")):
         raise ToolFailed("snapshots/ is empty. Next: python -m tools.gas --write, and commit what it wrote")
     extra = {"FORGE_SNAPSHOT_EMIT": "true"} if options.write else {"FORGE_SNAPSHOT_CHECK": "true"}
-    done = forge("test", "--match-contract", "GasTest$", timeout_s=TIMEOUT_S, extra=extra)
+    done = forge("test", "--match-path", "test/*.gas.t.sol", timeout_s=TIMEOUT_S, extra=extra)
     if done.returncode != 0:
         say(done.stdout[-4000:] + done.stderr[-4000:])
         say("Next: mend it, or if the cost is meant, python -m tools.gas --write")

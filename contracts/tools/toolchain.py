@@ -20,7 +20,7 @@ COMPILE_TIMEOUT_S = 120
 """A compile takes 3 to 8 s; a shared machine may be ten times slower."""
 
 QUIET = {"NO_COLOR": "1", "FORGE_SNAPSHOT_EMIT": "false"}
-"""No escape codes, and no run but that of tools.gas writes down what calls cost: other runs compile otherwise."""
+"""No escape codes; and only tools.gas writes down what calls cost, since other runs may compile otherwise."""
 
 
 class ToolFailed(Exception):

@@ -2,37 +2,18 @@
 
 import pytest
 
-from tests.market.paid_pair import CHANNEL, SIGNER, PaidPair, exact_cost, terms, voucher
+from tests.market.paid_account import exact_cost, terms
+from tests.market.paid_pair import voucher
+from tests.market.paid_steps import answer, faults, started
 from unhosted.market import channel_effects as effects
 from unhosted.market import channel_events as events
-from unhosted.market.channel_machine import RULES, TABLE, chain_events, step
-from unhosted.market.channel_states import LIVE_REQUESTS_MAX, BrokenInvariant, due_micros, surplus_micros
+from unhosted.market.channel_machine import RULES, TABLE, step
+from unhosted.market.channel_states import BrokenInvariant, due_micros, surplus_micros
 from unhosted.market.faults import Reason
 from unhosted.market.ids import Address, ChannelId
 from unhosted.market.money import Price
 
 STRANGER = Address(b"\x66" * 20)
-
-
-def started(*, deposit: int = 1_000_000, cap: int = 1 << 60) -> PaidPair:
-    pair = PaidPair(deposit_micros=deposit, cap_micros=cap)
-    pair.make_contact()
-    pair.settle_down()
-    return pair
-
-
-def faults(found: list[effects.Effect]) -> list[Reason]:
-    return [effect.reason for effect in found if isinstance(effect, effects.ReportFault)]
-
-
-def answer(pair: PaidPair, number: int, *, tokens: int, tokens_out_max: int = 64) -> None:
-    """One whole request of so many tokens, a token at a time."""
-    what = terms(number, tokens_out_max=tokens_out_max)
-    assert pair.open(what)
-    pair.settle_down()
-    for made in range(1, tokens + 1):
-        pair.make(what.request_id, 1, is_last=made == tokens)
-        pair.settle_down()
 
 
 def test_prompt_and_one_window_are_paid_ahead_then_each_window() -> None:
@@ -68,6 +49,20 @@ def test_no_token_is_sent_beyond_credit() -> None:
     ask = pair.payee.seen(effects.AskVoucher)[0]
     assert isinstance(ask, effects.AskVoucher)
     assert ask.needed_micros == exact_cost(what, 33) - 48
+
+
+def test_a_voucher_counts_when_it_is_stored_and_not_before() -> None:
+    pair = started()
+    what = terms(1)
+    pair.open(what)
+    pair.settle_down()
+    pair.make(what.request_id, 40)
+    pair.payee.pump(9)
+    pair.payee.feed(voucher(292))
+    pair.make(what.request_id, 1)
+    assert pair.payee.channel.live[what.request_id].tokens_out == 32
+    pair.payee.feed(events.StopWanted(request_id=what.request_id, reason="draining"))
+    assert pair.payee.channel.tally.settled_micros == exact_cost(what, 32)
 
 
 def test_a_window_of_credit_is_one_for_the_channel_however_many_requests_live() -> None:
@@ -214,39 +209,6 @@ def test_more_tokens_than_agreed_are_a_fault_and_not_paid() -> None:
     assert max(pair.account.signed) <= exact_cost(what, 20)
 
 
-def test_a_refused_authorisation_stops_the_request_and_the_rest_is_owed() -> None:
-    pair = started(cap=160)
-    what = terms(1)
-    pair.open(what)
-    pair.settle_down()
-    for _ in range(64):
-        pair.make(what.request_id, 1)
-        pair.settle_down()
-    stops = pair.payer.seen(effects.TellStop)
-    assert [stop.reason for stop in stops if isinstance(stop, effects.TellStop)] == ["cap_reached"]
-    assert pair.account.signed == [148]
-    assert pair.payer.disk.settled == pair.payee.disk.settled == exact_cost(what, 16) == 148
-    assert not pair.payer.channel.live
-
-
-def test_arrears_are_in_the_next_voucher_that_can_be_signed() -> None:
-    pair = started(cap=148)
-    what = terms(1)
-    pair.open(what)
-    pair.settle_down()
-    pair.make(what.request_id, 20)
-    pair.settle_down()
-    assert pair.payer.disk.settled == exact_cost(what, 20) == 160
-    assert pair.payer.channel.tally.is_refused
-    assert pair.payee.channel.tally.authorised_micros == 148
-    pair.make_contact()
-    pair.settle_down()
-    pair.cap_micros = 1 << 40
-    answer(pair, 2, tokens=1)
-    assert pair.account.signed == [148, 160 + 148]
-    assert not pair.payer.channel.tally.is_refused
-
-
 def test_what_the_payer_stops_is_paid_up_to_there() -> None:
     pair = started()
     what = terms(1)
@@ -308,40 +270,6 @@ def test_what_the_engine_makes_too_much_does_not_exist() -> None:
     assert not pair.payee.channel.live
 
 
-def test_a_payee_that_stalls_is_stopped_and_then_left() -> None:
-    pair = started()
-    pair.open(terms(1))
-    pair.settle_down()
-    pair.pass_time(119)
-    assert not pair.payer.waiting
-    pair.pass_time(1)
-    pair.payer.pump(9)
-    pair.link["payee"].clear()
-    pair.pass_time(29)
-    assert pair.payer.channel.live
-    pair.pass_time(1)
-    assert faults(list(pair.payer.waiting)) == [Reason.STALLED]
-    pair.settle_down()
-    assert pair.payer.channel.talk.stage == "lost"
-    assert pair.payer.disk.settled == 0
-
-
-def test_a_payer_that_does_not_pay_loses_its_place() -> None:
-    pair = started()
-    what = terms(1)
-    pair.open(what)
-    pair.settle_down()
-    pair.make(what.request_id, 60)
-    pair.payee.pump(9)
-    pair.link["payer"].clear()
-    pair.pass_time(19)
-    assert pair.payee.channel.live
-    pair.pass_time(1)
-    pair.settle_down()
-    assert not pair.payee.channel.live
-    assert pair.payee.disk.settled == exact_cost(what, 32)
-
-
 def test_a_voucher_that_was_lost_is_sent_again_when_asked_for() -> None:
     pair = started()
     what = terms(1)
@@ -354,66 +282,6 @@ def test_a_voucher_that_was_lost_is_sent_again_when_asked_for() -> None:
     pair.settle_down()
     assert pair.payee.channel.live[what.request_id].is_covered
     assert pair.account.signed == [148, 148]
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"sequence": 0}, "stale"),
-        ({"reserved_micros": 291}, "under_reserved"),
-        ({"terms": terms(1, window=17)}, "window_too_large"),
-        ({"terms": terms(1, tokens_out_max=1 << 20)}, "channel_exhausted"),
-    ],
-)
-def test_what_cannot_be_opened_is_refused_with_its_reason(changes: dict[str, object], reason: str) -> None:
-    pair = started()
-    fields: dict[str, object] = {"terms": terms(1), "sequence": 1, "reserved_micros": 1 << 40, **changes}
-    pair.payer.feed(events.RequestOpened(**fields))  # type: ignore[arg-type]
-    assert pair.payer.waiting[0] == effects.RefuseRequest(
-        request_id=terms(1).request_id,
-        reason=reason,  # type: ignore[arg-type]
-    )
-    assert not pair.payer.channel.live
-
-
-def test_a_request_must_fit_beside_the_maxima_of_those_that_live() -> None:
-    pair = started(deposit=583)
-    assert pair.open(terms(1))
-    assert not pair.open(terms(2))
-    refusal = effects.RefuseRequest(request_id=terms(2).request_id, reason="channel_exhausted")
-    assert list(pair.payer.waiting)[-2:] == [refusal, effects.AskTopUp(deposit_micros=583, needed_micros=1)]
-
-
-def test_a_request_is_opened_once() -> None:
-    pair = started()
-    answer(pair, 1, tokens=4)
-    replayed = next(event for event in pair.sent["payee"] if isinstance(event, events.RequestOpened))
-    pair.payee.feed(replayed)
-    refusal = effects.RefuseRequest(request_id=terms(1).request_id, reason="stale")
-    assert list(pair.payee.waiting) == [refusal]
-
-
-def test_live_requests_have_a_bound() -> None:
-    pair = started(deposit=10_000_000)
-    opened = [pair.open(terms(number)) for number in range(1, LIVE_REQUESTS_MAX + 2)]
-    assert opened == [True] * LIVE_REQUESTS_MAX + [False]
-    refusal = pair.payer.waiting[-1]
-    assert isinstance(refusal, effects.RefuseRequest)
-    assert refusal.reason == "too_many_live"
-
-
-def test_a_top_up_is_asked_for_once_before_the_deposit_is_gone() -> None:
-    pair = started(deposit=1_000)
-    for number in range(1, 4):
-        answer(pair, number, tokens=64)
-    asked = pair.payer.seen(effects.AskTopUp)
-    assert asked == [effects.AskTopUp(deposit_micros=1_000, needed_micros=0)]
-    assert not pair.open(terms(4))
-    assert pair.payer.waiting.pop() == effects.AskTopUp(deposit_micros=1_000, needed_micros=168)
-    more = pair.chain._replace(deposit_micros=2_000)
-    pair.tell_chain(chain_events(pair.chain, more), more)
-    answer(pair, 5, tokens=64)
-    assert pair.payer.disk.authorised == 4 * 292
 
 
 def test_every_event_has_a_row_and_a_rule() -> None:
@@ -440,48 +308,3 @@ def test_an_engine_that_starts_unpaid_is_our_own_defect() -> None:
     pair.deliver("payee")
     with pytest.raises(BrokenInvariant, match="no voucher covers"):
         pair.payee.feed(events.TokensMade(request_id=terms(1).request_id, count=1))
-
-
-def test_a_close_in_agreement_gives_back_what_was_not_used() -> None:
-    pair = started()
-    answer(pair, 1, tokens=3)
-    pair.payer.feed(events.CloseWanted())
-    pair.settle_down()
-    assert pair.payee.seen(effects.SignClose)[0].amount_micros == 109  # type: ignore[union-attr]
-    assert not pair.open(terms(2))
-    pair.crash("payee")
-    pair.crash("payer")
-    pair.make_contact()
-    pair.settle_down()
-    assert pair.payee.channel.talk.is_winding_up
-    assert not pair.open(terms(3))
-
-
-def test_a_close_for_less_than_is_due_or_was_claimed_is_not_signed() -> None:
-    pair = started()
-    answer(pair, 1, tokens=3)
-
-    def offer(amount: int, signer: Address = SIGNER) -> effects.Effect:
-        pair.payee.feed(
-            events.CloseOffered(amount_micros=amount, signer=signer, signature=pair.payee.disk.signature)
-        )
-        return pair.payee.waiting.pop()
-
-    assert offer(108) == effects.RefuseClose(reason="amount_too_low", needed_micros=109)
-    assert faults([offer(120, signer=STRANGER)]) == [Reason.WRONG_SIGNATURE]
-    assert faults([offer(1_000_001)]) == [Reason.OVER_DEPOSIT]
-    pair.payee.feed(events.ChannelClaimed(claimed_micros=148))
-    assert offer(147) == effects.RefuseClose(reason="amount_too_low", needed_micros=148)
-    assert not pair.payee.channel.talk.is_winding_up
-
-
-def test_nobody_closes_while_requests_live() -> None:
-    pair = started()
-    pair.open(terms(1))
-    pair.settle_down()
-    pair.payer.feed(events.CloseWanted())
-    assert list(pair.payer.waiting) == [effects.RefuseClose(reason="still_live")]
-    offer = events.CloseOffered(amount_micros=148, signer=SIGNER, signature=pair.payee.disk.signature)
-    pair.payee.feed(offer)
-    assert list(pair.payee.waiting) == [effects.RefuseClose(reason="still_live")]
-    assert pair.payer.channel.channel_id == CHANNEL

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.market.paid_pair import CHANNEL, SIGNER, PaidPair, Side, exact_cost, terms, voucher
+from tests.market.paid_account import CHANNEL, SIGNER, exact_cost, terms
+from tests.market.paid_pair import PaidPair, Side, voucher
 from unhosted.market import channel_events as events
 from unhosted.market.channel_checks import check_whole
 from unhosted.market.channel_machine import chain_events

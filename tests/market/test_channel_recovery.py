@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.market.paid_pair import CHANNEL, SIGNER, PaidPair, exact_cost, terms, voucher
+from tests.market.paid_account import CHANNEL, SIGNER, exact_cost, terms
+from tests.market.paid_pair import PaidPair, voucher
 from unhosted.market import channel_effects as effects
 from unhosted.market import channel_events as events
 from unhosted.market.channel_checks import check_step, check_whole
@@ -48,6 +49,20 @@ def test_tokens_lost_in_flight_are_not_paid_and_the_seller_forgives_them() -> No
     assert _agreed(pair) == exact_cost(terms(1), 10)
     assert pair.payee.disk.written_off == 6 * 3
     assert pair.payer.disk.settled == pair.payee.disk.settled == 130
+
+
+def test_what_is_forgiven_is_summed_over_the_channels_life() -> None:
+    pair = PaidPair()
+    for number in (1, 2, 3):
+        pair.make_contact()
+        pair.settle_down()
+        pair.open(terms(number))
+        pair.settle_down()
+        pair.make(terms(number).request_id, 16)
+        pair.payee.pump(9)
+    _agreed(pair)
+    assert pair.payee.disk.written_off == 3 * 16 * 3
+    assert pair.payer.disk.settled == 300
 
 
 def test_a_payer_that_denies_too_much_is_served_no_more() -> None:

@@ -5,13 +5,13 @@ import {IChannels} from "../../src/IChannels.sol";
 import {ChannelsFixture} from "./ChannelsFixture.sol";
 import {vm} from "./Vm.sol";
 
-/// @notice Three buyers with operators, two sellers, relayers and thieves on up to eighteen channels, and a clock that
+/// @notice Three buyers with operators, two sellers, relayers and thieves on up to 48 channels, and a clock that
 /// crosses the ends of months. It keeps its own books (what was signed, put in, taken out, allocated in a month) for
 /// the invariants to compare with, and checks after each step what a step must not do.
 contract ChannelsActors is ChannelsFixture {
     uint256 public constant BUYERS = 3;
     uint256 public constant SELLERS = 2;
-    uint256 private constant SALTS = 3;
+    uint256 private constant SALTS = 8;
 
     IChannels.Config[] private _opened;
     mapping(bytes32 id => bool) private _isOpened;
@@ -69,7 +69,7 @@ contract ChannelsActors is ChannelsFixture {
             vm.prank(owner);
             channels.depositWithPermit(value, FOREVER, signature);
         } else {
-            _depositWithAuthorization(who, value, uint96(bound(way, 0, 40e6)));
+            _depositWithAuthorization(who, value, uint96(bound(way, 0, 12e6)));
         }
         deposited[owner] += value;
     }
@@ -97,7 +97,7 @@ contract ChannelsActors is ChannelsFixture {
 
     function setOperator(uint256 who, uint256 limit) external watched("setOperator", address(0), address(0)) {
         vm.prank(buyerAt(who));
-        channels.setOperator(operatorAt(who), uint96(bound(limit, 0, 40e6)));
+        channels.setOperator(operatorAt(who), uint96(bound(limit, 0, 12e6)));
     }
 
     function allocate(uint256 who, uint256 pick, uint256 value, uint256 way)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from unhosted.node import app_facts, config, doctor_peers
+from unhosted.node import app_facts, config, doctor_devnet, doctor_peers
 from unhosted.node.cli.remote import find_server
 from unhosted.node.config import Config
 from unhosted.node.core.errors import Refused
@@ -42,6 +42,7 @@ def examine(settings: Config, environ: Mapping[str, str] = os.environ) -> Iterat
         lambda: doctor_peers.port(settings),
         lambda: doctor_peers.identity(settings),
         lambda: doctor_peers.discovery(settings),
+        doctor_devnet.devnet,
         lambda: _settings(settings, environ),
         lambda: _offline(settings),
     )

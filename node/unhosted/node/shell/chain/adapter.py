@@ -28,7 +28,7 @@ from unhosted.node.core.chain import (
     Signer,
 )
 from unhosted.node.shell.chain.abi import channels_abi, decode, function_call
-from unhosted.node.shell.chain.answers import Block, block, data
+from unhosted.node.shell.chain.answers import block
 from unhosted.node.shell.chain.chains import ChainEntry, facts_of
 from unhosted.node.shell.chain.checking import check_chain, read
 from unhosted.node.shell.chain.estimating import estimate, market_now
@@ -70,10 +70,6 @@ class WebChain:
     def facts(self) -> ChainFacts:
         return self._facts
 
-    @property
-    def entry(self) -> ChainEntry:
-        return self._entry
-
     def endpoints(self) -> list[EndpointStatus]:
         return [
             EndpointStatus(
@@ -110,38 +106,10 @@ class WebChain:
         call = function_call("balanceOf(address)", holder)
         return await read(self._pool, self._facts.token.contract, call, _number, at="latest")
 
-    async def usdc_nonce(self, owner: Address) -> int:
-        """The token's next permit nonce of `owner`."""
-        call = function_call("nonces(address)", owner)
-        return await read(self._pool, self._facts.token.contract, call, _number, at="latest")
-
     async def is_authorization_used(self, owner: Address, nonce: bytes) -> bool:
         """Whether an EIP-3009 signature with this nonce was used or cancelled."""
         call = function_call("authorizationState(address,bytes32)", owner, nonce)
         return bool(await read(self._pool, self._facts.token.contract, call, _number, at="latest"))
-
-    async def is_contract(self, address: Address) -> bool:
-        """Whether there is code: a wallet like that signs by ERC-1271."""
-        return bool(await self.code(address))
-
-    async def code(self, address: Address) -> bytes:
-        async def ask(endpoint: Endpoint, number: int) -> bytes:
-            where = ("0x" + address.hex(), hex(number))
-            return await self._pool.ask_at(endpoint, "eth_getCode", *where, parse=_code)
-
-        return await self._pool.agreed(ask, at="latest")
-
-    async def view(self, to: Address, call: bytes) -> bytes:
-        """What any view of any contract gives, as bytes: for contract wallets. A revert is no answer."""
-        return await read(self._pool, to, call, bytes, at="latest")
-
-    async def block_time_unix_s(self, number: int) -> int:
-        """When a block was made."""
-
-        async def ask(endpoint: Endpoint, _: int) -> Block:
-            return await self._pool.ask_at(endpoint, "eth_getBlockByNumber", hex(number), False, parse=block)
-
-        return (await self._pool.agreed(ask, at="latest")).timestamp_unix_s
 
     async def gas_balance(self, holder: Address) -> int:
         return await balance_of(self._pool, holder)
@@ -235,7 +203,3 @@ async def _network(pool: Pool, entry: ChainEntry) -> bytes:
 
 def _number(value: bytes) -> int:
     return int(decode(("uint256",), value)[0])
-
-
-def _code(value: object) -> bytes:
-    return data(value, "a contract's code")

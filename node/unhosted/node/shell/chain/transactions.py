@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unhosted.market.channels import ChainId
 from unhosted.market.ids import Address
 from unhosted.node.core.chain import Call
 from unhosted.node.shell.chain.answers import Mined
@@ -111,20 +110,6 @@ class Transaction:
     fee_wei: int | None = None
 
 
-def read_transactions(path: Path, chain_id: ChainId, *, limit: int) -> list[Transaction]:
-    """What this node sent on a chain, the newest first, without an endpoint. Blocking.
-
-    Raises: Refused(ledger_damaged).
-    """
-    if not path.exists():
-        return []
-    journal = Journal(path, network=b"")
-    try:
-        return journal.history_of_all(chain_id, limit=limit)
-    finally:
-        journal.close()
-
-
 class Journal:
     """Blocking: for one thread at a time. network: which chain, so that a new local one starts empty."""
 
@@ -162,15 +147,6 @@ class Journal:
         """The newest first."""
         where = "id < ? ORDER BY id DESC" if before_id is not None else "? IS NULL ORDER BY id DESC"
         return self._select(where, (before_id,), limit=limit)
-
-    def history_of_all(self, chain_id: ChainId, *, limit: int) -> list[Transaction]:
-        """The same of every chain with this id, also of local ones that are gone."""
-        with explained(self._path, KIND):
-            rows = self._database.execute(
-                f"SELECT {_COLUMNS} FROM intents WHERE substr(network, 1, 8) = ? ORDER BY id DESC LIMIT ?",
-                (chain_id.to_bytes(8, "big"), limit),
-            ).fetchall()
-            return [self._transaction(row) for row in rows]
 
     def begin(
         self,

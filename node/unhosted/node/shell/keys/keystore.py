@@ -18,6 +18,7 @@ from unhosted.node.core.errors import Refused
 from unhosted.node.shell.keys.log_filter import conceal
 from unhosted.node.shell.keys.published import check_use
 from unhosted.node.shell.keys.signer import KeySigner
+from unhosted.node.shell.recursion import keep_recursion_limit
 
 FILE_BYTES_MAX = 64 << 10
 """A right file has about 500 bytes."""
@@ -55,6 +56,7 @@ def create(
     """
     from eth_keyfile.keyfile import create_keyfile_json
 
+    keep_recursion_limit()
     check_new_password(password)
     if path.exists():
         raise exists_already(path)
@@ -101,6 +103,7 @@ def unlock(keystore: Keystore, password: str, *, chain_id: int) -> KeySigner:
     from eth_keyfile.exceptions import EthKeyfileValueError
     from eth_keyfile.keyfile import decode_keyfile_json
 
+    keep_recursion_limit()
     path = keystore.path
     try:
         secret = bytes(decode_keyfile_json(dict(keystore.contents), password.encode()))

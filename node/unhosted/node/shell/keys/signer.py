@@ -10,6 +10,7 @@ from coincurve import PrivateKey, PublicKey
 
 from unhosted.market.eip712 import keccak256
 from unhosted.market.ids import ID_BYTES, SIGNATURE_BYTES, Address, Digest, Signature
+from unhosted.node.shell.recursion import keep_recursion_limit
 
 CURVE_ORDER = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 """Of secp256k1: a secret is a number from 1 to one less than this."""
@@ -43,6 +44,7 @@ class KeySigner:
         """The raw signed transaction. Takes a second the first time: the encoder is loaded for it."""
         from eth_account import Account
 
+        keep_recursion_limit()
         return bytes(Account.sign_transaction(fields, self._key.secret).raw_transaction)
 
     def __repr__(self) -> str:

@@ -18,9 +18,9 @@ from unhosted.market.channel_effects import Effect
 from unhosted.market.channel_machine import chain_events
 from unhosted.market.channel_states import EndKind, OnChain, restore
 from unhosted.market.channels import Deployment, SignedVoucher, Voucher, channel_id
-from unhosted.market.eip712 import bonds_separator, channels_separator, close_digest, voucher_digest
+from unhosted.market.eip712 import bonds_separator, channels_separator, close_digest
 from unhosted.market.faults import Reason, RemoteFault
-from unhosted.market.ids import Address, RequestId, Signature
+from unhosted.market.ids import RequestId, Signature
 from unhosted.market.money import Micros, Price
 from unhosted.market.offers import CheckClass
 from unhosted.market.receipts import SignedReceipt
@@ -28,10 +28,10 @@ from unhosted.node.core.chain import Signer
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
-from unhosted.node.shell.keys.signer import recover
 from unhosted.node.shell.money.end import ChannelEnd
 from unhosted.node.shell.money.paid_receipts import Made, receipt_maker
 from unhosted.node.shell.money.paid_stream import PaidStream
+from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import (
     PIECE_TOKENS_MAX,
     Hello,
@@ -112,6 +112,7 @@ class Payee:
         self._stream = PaidStream(stream)
         self._book, self._signer, self._sale, self._sold = book, signer, sale, sold
         self._separator = channels_separator(sold.deployment)
+        self._vouchers = ChannelVouchers(sold.deployment, sold.channel_id)
         self._receipts_separator = bonds_separator(bonds)
         self._jobs: dict[RequestId, _Job] = {}
         self._best = sold.best
@@ -177,7 +178,7 @@ class Payee:
                 heard = events.VoucherReceived(
                     channel_id=voucher.channel_id,
                     amount_micros=voucher.amount_micros,
-                    signer=self._signed_by(signed),
+                    signer=self._vouchers.signed_by(signed),
                     signature=signed.signature,
                 )
                 await self.end.feed(heard)
@@ -190,7 +191,7 @@ class Payee:
             case messages.TopUpOffer() if self._top_up is not None and self._nursery is not None:
                 self._nursery.start_soon(self._answer_top_up, message, self._top_up)
             case messages.CloseOffer(signed=signed):
-                by = self._signed_by(signed)
+                by = self._vouchers.signed_by(signed)
                 offered = events.CloseOffered(
                     amount_micros=signed.voucher.amount_micros, signer=by, signature=signed.signature
                 )
@@ -224,12 +225,6 @@ class Payee:
         if terms.request_id not in self._jobs:
             self._jobs[terms.request_id] = _Job(ask=ask)
         await self.end.feed(events.RequestOpened(terms=terms, sequence=ask.sequence))
-
-    def _signed_by(self, signed: SignedVoucher) -> Address | None:
-        """Who signed it for the channel of this stream; None if nobody can have."""
-        if signed.voucher.channel_id != self._sold.channel_id:
-            return None
-        return recover(voucher_digest(self._separator, signed.voucher), signed.signature)
 
     async def _perform(self, effect: Effect) -> None:
         match effect:

@@ -18,8 +18,7 @@ from unhosted.market.channel_effects import Effect, StopReason
 from unhosted.market.channel_events import Event
 from unhosted.market.channel_machine import chain_events
 from unhosted.market.channel_states import Channel, EndKind, OnChain, restore
-from unhosted.market.channels import Deployment, SignedVoucher, Voucher
-from unhosted.market.eip712 import channels_separator, voucher_digest
+from unhosted.market.channels import Deployment, SignedVoucher
 from unhosted.market.ids import ModelHash, RequestId
 from unhosted.market.messages import CONTACT_BYTES, CloseSigned
 from unhosted.market.money import Micros
@@ -29,13 +28,13 @@ from unhosted.node.core.chain import Signer
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
-from unhosted.node.shell.keys.signer import recover
 from unhosted.node.shell.money.end import ChannelEnd
 from unhosted.node.shell.money.ledger import Ledger
 from unhosted.node.shell.money.ledger_words import KnownChannel
 from unhosted.node.shell.money.paid_answer import PaidAnswer
 from unhosted.node.shell.money.paid_receipts import ReceiptsDue
 from unhosted.node.shell.money.paid_stream import PaidStream
+from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import Hello, ReceiptGiven, StreamMessage, Tokens, WorkAsked
 from unhosted.node.shell.money.paid_words import refusal, stopped
 
@@ -69,7 +68,7 @@ class Payer:
         row = known.row
         self._stream = PaidStream(stream)
         self._ledger, self._signer, self._top_up = ledger, signer, top_up
-        self._known, self._separator = known, channels_separator(known.deployment)
+        self._known, self._vouchers = known, ChannelVouchers(known.deployment, row.channel_id)
         self._receipts = ReceiptsDue(bonds, payee=known.config.payee)
         self._answers: dict[RequestId, PaidAnswer] = {}
         self._writing: dict[RequestId, trio.Event] = {}
@@ -255,11 +254,8 @@ class Payer:
 
     def _state(self, state: messages.ChannelState) -> Event:
         """Its voucher is checked against our own channel; a signature of anybody else counts for nothing."""
-        self._shown, signed_by = state.voucher, None
-        if state.voucher is not None:
-            signed_by = recover(
-                voucher_digest(self._separator, state.voucher.voucher), state.voucher.signature
-            )
+        self._shown = state.voucher
+        signed_by = None if state.voucher is None else self._vouchers.signed_by(state.voucher)
         shown = 0 if state.voucher is None else state.voucher.voucher.amount_micros
         is_ours = state.channel_id == self.end.channel.channel_id
         return events.StateReceived(
@@ -391,7 +387,7 @@ class Payer:
         """By the voucher that the seller showed, or by what the chain paid out."""
         shown = self._shown
         if shown is not None and shown.voucher.amount_micros == amount_micros:
-            signed_by = recover(voucher_digest(self._separator, shown.voucher), shown.signature)
+            signed_by = self._vouchers.signed_by(shown)
             if signed_by is not None:
                 await self._ledger.raise_authorised(shown, signed_by=signed_by)
             return
@@ -399,6 +395,4 @@ class Payer:
         await self._ledger.note_deposit(of, deposit_micros, claimed_micros=amount_micros)
 
     def _signed(self, amount_micros: int) -> SignedVoucher:
-        voucher = Voucher(channel_id=self._known.row.channel_id, amount_micros=Micros(amount_micros))
-        signature = self._signer.sign(voucher_digest(self._separator, voucher))
-        return SignedVoucher(voucher=voucher, signature=signature)
+        return self._vouchers.sign(self._signer, amount_micros)
