@@ -13,7 +13,7 @@ TOOLS := ../$(BIN)/python -m tools
 LIBRARY := $(BIN)/python -m unhosted.node.shell.engine.library_build
 QUESTION ?= Explain in one sentence what a computer is.
 
-.PHONY: help demo test lint bench engine contracts contracts-deep crash clean
+.PHONY: help demo test lint bench engine contracts contracts-slither contracts-deep crash clean
 
 help:
 	@echo 'make demo    install, check this machine, and let a real model answer'
@@ -59,12 +59,15 @@ contracts: .venv/.installed contracts/node_modules/.installed
 	cd contracts && $(TOOLS).gas
 	cd contracts && $(TOOLS).coverage
 
-# Thousands of runs, planted faults; contracts/.venv-analysis is made for static analysis and proofs.
-contracts-deep: contracts
-	cd contracts && FOUNDRY_PROFILE=deep $(TOOLS).forge test
-	cd contracts && $(TOOLS).mutants
+# Static analysis, in an environment of its own: it needs another web3.
+contracts-slither: contracts
 	cd contracts && $(TOOLS).analyse slither
+
+# Thousands of runs, proofs, and then 91 planted faults (about 10 minutes of those).
+contracts-deep: contracts-slither
+	cd contracts && FOUNDRY_PROFILE=deep $(TOOLS).forge test
 	cd contracts && $(TOOLS).analyse halmos
+	cd contracts && $(TOOLS).mutants
 
 contracts/node_modules/.installed: contracts/package.json
 	cd contracts && npm install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error

@@ -147,12 +147,10 @@ contract Bonds is IBonds, Domain {
     }
 
     /// @inheritdoc IBonds
-    function openCase(
-        Receipt calldata receipt,
-        bytes calldata signature,
-        uint96 amount,
-        bytes[] calldata verdicts
-    ) external locks {
+    function openCase(Receipt calldata receipt, bytes calldata signature, uint96 amount, bytes[] calldata verdicts)
+        external
+        locks
+    {
         if (amount == 0 || amount > maxSlash) revert BadSlash(amount, maxSlash);
         bytes32 id = receiptHash(receipt);
         if (cases[id].state != State.None) revert CaseExists(id);
@@ -211,11 +209,7 @@ contract Bonds is IBonds, Domain {
     }
 
     /// @inheritdoc IBonds
-    function bonds(address seller)
-        external
-        view
-        returns (uint96 amount, uint96 locked, uint40 unlockAt, bool frozen)
-    {
+    function bonds(address seller) external view returns (uint96 amount, uint96 locked, uint40 unlockAt, bool frozen) {
         Bond storage held = _bonds[seller];
         return (held.amount, held.locked, held.unlockAt, held.openCases != 0);
     }

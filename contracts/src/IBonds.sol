@@ -129,12 +129,8 @@ interface IBonds {
     /// @notice Opens a case over a receipt, of `amount` or of what is left unlocked, if less.
     /// @param verdicts Signatures of at least `k` verifiers, in ascending order of their addresses, over
     /// Verdict(bytes32 receipt,uint96 slash,bool onAppeal) with `receiptHash(receipt)`, `amount`, false.
-    function openCase(
-        Receipt calldata receipt,
-        bytes calldata signature,
-        uint96 amount,
-        bytes[] calldata verdicts
-    ) external;
+    function openCase(Receipt calldata receipt, bytes calldata signature, uint96 amount, bytes[] calldata verdicts)
+        external;
 
     /// @notice The seller disagrees, before the case is ready: more verifiers must look at it.
     function appeal(bytes32 receipt) external;
@@ -158,15 +154,9 @@ interface IBonds {
     /// @return locked What open cases claim of it, at most `amount`.
     /// @return unlockAt When it can be taken back; 0 until that is asked for.
     /// @return frozen Whether a case is open: nothing can be taken back.
-    function bonds(address seller)
-        external
-        view
-        returns (uint96 amount, uint96 locked, uint40 unlockAt, bool frozen);
+    function bonds(address seller) external view returns (uint96 amount, uint96 locked, uint40 unlockAt, bool frozen);
 
-    function cases(bytes32 receipt)
-        external
-        view
-        returns (address seller, uint96 amount, uint40 readyAt, State state);
+    function cases(bytes32 receipt) external view returns (address seller, uint96 amount, uint40 readyAt, State state);
 
     /// @notice Whether the seller was slashed for two receipts for this request.
     function faulted(address seller, bytes32 requestId) external view returns (bool);

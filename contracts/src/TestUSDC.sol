@@ -134,8 +134,7 @@ contract TestUSDC is ITestUSDC {
     {
         // The greatest number means no deadline at all, as in the genuine token.
         require(deadline >= block.timestamp, "FiatTokenV2: permit is expired");
-        bytes32 structHash =
-            keccak256(abi.encode(PERMIT_TYPEHASH, holder, spender, value, nonces[holder]++, deadline));
+        bytes32 structHash = keccak256(abi.encode(PERMIT_TYPEHASH, holder, spender, value, nonces[holder]++, deadline));
         _checkSignature(holder, structHash, signature, "EIP2612: invalid signature");
         _approve(holder, spender, value);
     }
@@ -198,9 +197,8 @@ contract TestUSDC is ITestUSDC {
         bytes memory signature
     ) public whenNotPaused notBlacklisted(from) notBlacklisted(to) {
         require(to == msg.sender, "FiatTokenV2: caller must be the payee");
-        bytes32 structHash = keccak256(
-            abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
-        );
+        bytes32 structHash =
+            keccak256(abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce));
         _useAuthorization(from, validAfter, validBefore, nonce, structHash, signature);
         _move(from, to, value);
     }
@@ -336,9 +334,8 @@ contract TestUSDC is ITestUSDC {
         view
     {
         bytes32 digest = keccak256(abi.encodePacked(hex"1901", DOMAIN_SEPARATOR(), structHash));
-        bool isGood = account.code.length == 0
-            ? _recover(digest, signature) == account
-            : _isApproved(account, digest, signature);
+        bool isGood =
+            account.code.length == 0 ? _recover(digest, signature) == account : _isApproved(account, digest, signature);
         require(isGood, refusal);
     }
 
@@ -361,7 +358,8 @@ contract TestUSDC is ITestUSDC {
     function _isApproved(address account, bytes32 digest, bytes memory signature) private view returns (bool) {
         (bool answered, bytes memory answer) =
             account.staticcall(abi.encodeCall(IERC1271.isValidSignature, (digest, signature)));
-        return answered && answer.length >= 32
-            && abi.decode(answer, (bytes32)) == bytes32(IERC1271.isValidSignature.selector);
+        return
+            answered && answer.length >= 32
+                && abi.decode(answer, (bytes32)) == bytes32(IERC1271.isValidSignature.selector);
     }
 }

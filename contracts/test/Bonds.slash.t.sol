@@ -85,14 +85,10 @@ contract BondsSlashTest is BondsFixture {
         bytes memory signatureA = _signed(SELLER_KEY, a);
         _expectNoEquivocation(a, a, abi.encodeWithSelector(IBonds.SameReceipt.selector, bonds.receiptHash(a)));
         IBonds.Receipt memory b = _receipt(2, 2);
-        _expectNoEquivocation(
-            a, b, abi.encodeWithSelector(IBonds.DifferentRequests.selector, a.requestId, b.requestId)
-        );
+        _expectNoEquivocation(a, b, abi.encodeWithSelector(IBonds.DifferentRequests.selector, a.requestId, b.requestId));
         b = _receipt(1, 2);
         b.channelId = bytes32(uint256(77));
-        _expectNoEquivocation(
-            a, b, abi.encodeWithSelector(IBonds.DifferentChannels.selector, a.channelId, b.channelId)
-        );
+        _expectNoEquivocation(a, b, abi.encodeWithSelector(IBonds.DifferentChannels.selector, a.channelId, b.channelId));
         b = _receipt(1, 2);
         bytes memory signatureB = _signed(THIEF_KEY, b);
         vm.expectRevert(abi.encodeWithSelector(IBonds.DifferentSellers.selector, seller, thief));
@@ -227,7 +223,9 @@ contract BondsSlashTest is BondsFixture {
     function test_a_quorum_is_of_enough_different_verifiers() public {
         IBonds.Receipt memory receipt = _receipt(1, 1);
         bytes32 id = bonds.receiptHash(receipt);
-        _expectNoCase(receipt, _verdicts(id, 30e6, false, K - 1), abi.encodeWithSelector(IBonds.QuorumTooSmall.selector, K - 1, K));
+        _expectNoCase(
+            receipt, _verdicts(id, 30e6, false, K - 1), abi.encodeWithSelector(IBonds.QuorumTooSmall.selector, K - 1, K)
+        );
         bytes[] memory verdicts = _verdicts(id, 30e6, false, K);
         address first = vm.addr(verifierKeys[0]);
         address second = vm.addr(verifierKeys[1]);

@@ -71,28 +71,86 @@ contract BondsTest is BondsFixture {
         address token = address(usdc);
         _expectSetup(token, SINK, accounts, 1, 7, 1, WINDOW, UNBOND, "");
         address bare = address(0xAAAA);
-        _expectSetup(bare, SINK, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadAddress.selector, bare));
         _expectSetup(
-            token, address(0), accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadAddress.selector, address(0))
+            bare, SINK, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadAddress.selector, bare)
         );
-        _expectSetup(token, token, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadAddress.selector, token));
-        _expectSetup(token, SINK, accounts, 0, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 0, 6, 7));
-        _expectSetup(token, SINK, accounts, 6, 5, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 6, 5, 7));
-        _expectSetup(token, SINK, accounts, 4, 8, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 4, 8, 7));
-        _expectSetup(token, SINK, accounts, 4, 6, 0, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadMaximum.selector, 0));
-        _expectSetup(token, SINK, accounts, 4, 6, 1, 0, UNBOND, abi.encodeWithSelector(IBonds.BadTimes.selector, 0, UNBOND));
         _expectSetup(
-            token, SINK, accounts, 4, 6, 1, WINDOW, 2 * WINDOW, abi.encodeWithSelector(IBonds.BadTimes.selector, WINDOW, 2 * WINDOW)
+            token,
+            address(0),
+            accounts,
+            4,
+            6,
+            1,
+            WINDOW,
+            UNBOND,
+            abi.encodeWithSelector(IBonds.BadAddress.selector, address(0))
+        );
+        _expectSetup(
+            token, token, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadAddress.selector, token)
+        );
+        _expectSetup(
+            token, SINK, accounts, 0, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 0, 6, 7)
+        );
+        _expectSetup(
+            token, SINK, accounts, 6, 5, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 6, 5, 7)
+        );
+        _expectSetup(
+            token, SINK, accounts, 4, 8, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadQuorum.selector, 4, 8, 7)
+        );
+        _expectSetup(
+            token, SINK, accounts, 4, 6, 0, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadMaximum.selector, 0)
+        );
+        _expectSetup(
+            token, SINK, accounts, 4, 6, 1, 0, UNBOND, abi.encodeWithSelector(IBonds.BadTimes.selector, 0, UNBOND)
+        );
+        _expectSetup(
+            token,
+            SINK,
+            accounts,
+            4,
+            6,
+            1,
+            WINDOW,
+            2 * WINDOW,
+            abi.encodeWithSelector(IBonds.BadTimes.selector, WINDOW, 2 * WINDOW)
         );
         _expectSetup(token, SINK, accounts, 4, 6, 1, WINDOW, 2 * WINDOW + 1, "");
         _expectSetup(token, SINK, accounts, 4, 6, 1, WINDOW, 90 days, "");
         _expectSetup(
-            token, SINK, accounts, 4, 6, 1, WINDOW, 90 days + 1, abi.encodeWithSelector(IBonds.BadTimes.selector, WINDOW, 90 days + 1)
+            token,
+            SINK,
+            accounts,
+            4,
+            6,
+            1,
+            WINDOW,
+            90 days + 1,
+            abi.encodeWithSelector(IBonds.BadTimes.selector, WINDOW, 90 days + 1)
         );
         accounts[3] = accounts[5];
-        _expectSetup(token, SINK, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadVerifier.selector, accounts[5]));
+        _expectSetup(
+            token,
+            SINK,
+            accounts,
+            4,
+            6,
+            1,
+            WINDOW,
+            UNBOND,
+            abi.encodeWithSelector(IBonds.BadVerifier.selector, accounts[5])
+        );
         accounts[3] = address(0);
-        _expectSetup(token, SINK, accounts, 4, 6, 1, WINDOW, UNBOND, abi.encodeWithSelector(IBonds.BadVerifier.selector, address(0)));
+        _expectSetup(
+            token,
+            SINK,
+            accounts,
+            4,
+            6,
+            1,
+            WINDOW,
+            UNBOND,
+            abi.encodeWithSelector(IBonds.BadVerifier.selector, address(0))
+        );
     }
 
     function test_refuses_to_be_its_own_sink() public {

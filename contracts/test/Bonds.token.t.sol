@@ -86,9 +86,7 @@ contract BondsTokenTest is BondsFixture {
         token.turn(UnrulyToken.Mood.MovesNothing);
         _expectNoBond(1000, abi.encodeWithSelector(IBonds.Short.selector, 1000, 0));
         token.turn(UnrulyToken.Mood.SaysNo);
-        _expectNoBond(
-            1000, abi.encodeWithSelector(IBonds.TransferRefused.selector, seller, address(bonds), 1000)
-        );
+        _expectNoBond(1000, abi.encodeWithSelector(IBonds.TransferRefused.selector, seller, address(bonds), 1000));
     }
 
     function test_a_token_that_says_no_loses_nobodys_money() public {
@@ -105,9 +103,7 @@ contract BondsTokenTest is BondsFixture {
         bonds.finalize(id, _none());
         checkEqual(bonds.owed(), MAX_SLASH + 10e6, "owed");
         token.turn(UnrulyToken.Mood.SaysNo);
-        vm.expectRevert(
-            abi.encodeWithSelector(IBonds.TransferRefused.selector, address(bonds), SINK, MAX_SLASH + 10e6)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IBonds.TransferRefused.selector, address(bonds), SINK, MAX_SLASH + 10e6));
         bonds.sweep();
         vm.expectRevert(abi.encodeWithSelector(IBonds.TransferRefused.selector, address(bonds), seller, 40e6));
         vm.prank(seller);

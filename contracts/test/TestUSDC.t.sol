@@ -37,9 +37,7 @@ contract TestUSDCTest is TokenFixture {
     }
 
     function test_has_the_expected_type_hashes() public view {
-        checkEqual(
-            usdc.PERMIT_TYPEHASH(), 0x6e71edae12b1b97f4d1f60370fef10105fa2faae0126114a169c64845d6126c9, "permit"
-        );
+        checkEqual(usdc.PERMIT_TYPEHASH(), 0x6e71edae12b1b97f4d1f60370fef10105fa2faae0126114a169c64845d6126c9, "permit");
         checkEqual(
             usdc.TRANSFER_WITH_AUTHORIZATION_TYPEHASH(),
             0x7c7c6cdb67a18743f49ec6fa9b35f50d52ed05cbed4cc592e13b44501c1a2267,

@@ -47,7 +47,6 @@ contract BondsActors is BondsFixture {
         return openedCases.length;
     }
 
-
     function bond(uint256 who, uint96 value) external {
         address seller_ = sellers[who % SELLERS];
         value = uint96(bound(value, 0, 80e6));
@@ -168,9 +167,7 @@ contract BondsActors is BondsFixture {
         _tries(abi.encodeCall(bonds.openCase, (receipt, _signed(SELLER_KEY, receipt), amount, forged)));
         IBonds.Receipt memory other = _receipt(which, 6);
         bytes memory own = _signed(THIEF_KEY, other);
-        _tries(
-            abi.encodeCall(bonds.slashEquivocation, (receipt, _signed(SELLER_KEY, receipt), other, own))
-        );
+        _tries(abi.encodeCall(bonds.slashEquivocation, (receipt, _signed(SELLER_KEY, receipt), other, own)));
         ++done[this.steal.selector];
     }
 

@@ -76,13 +76,7 @@ abstract contract TokenFixture is Checks {
             given.domain,
             keccak256(
                 abi.encode(
-                    given.typeHash,
-                    given.from,
-                    given.to,
-                    given.value,
-                    given.validAfter,
-                    given.validBefore,
-                    given.nonce
+                    given.typeHash, given.from, given.to, given.value, given.validAfter, given.validBefore, given.nonce
                 )
             )
         );
@@ -112,9 +106,7 @@ abstract contract TokenFixture is Checks {
         _case(given, _signed(given), PAYEE, refusal);
     }
 
-    function _case(Authorization memory given, bytes memory signature, address caller, string memory refusal)
-        internal
-    {
+    function _case(Authorization memory given, bytes memory signature, address caller, string memory refusal) internal {
         uint256 balance = usdc.balanceOf(given.to);
         if (bytes(refusal).length == 0) {
             _handIn(given, signature, caller);

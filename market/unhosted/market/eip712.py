@@ -22,6 +22,7 @@ VOUCHER_TYPE = "Voucher(bytes32 channelId,uint96 amount)"
 ALLOCATE_TYPE = "Allocate(bytes32 channelId,uint96 total,uint40 validBefore)"
 CLOSE_TYPE = "Close(bytes32 channelId,uint96 amount)"
 REQUEST_CLOSE_TYPE = "RequestClose(bytes32 channelId,uint40 validBefore)"
+HELLO_TYPE = "Hello(bytes32 channelId,bytes16 contact)"  # of no contract: it opens a stream
 RECEIVE_TYPE = (
     "ReceiveWithAuthorization(address from,address to,uint256 value,"
     "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
@@ -106,6 +107,11 @@ def request_close_digest(separator: bytes, channel_id: ChannelId, *, valid_befor
     return digest(
         separator, keccak256(type_hash(REQUEST_CLOSE_TYPE) + channel_id + _time(valid_before_unix_s))
     )
+
+
+def hello_digest(separator: bytes, channel_id: ChannelId, contact: bytes) -> Digest:
+    """What the channel's signer signs to open a stream for it; `contact` are 16 fresh bytes."""
+    return digest(separator, keccak256(type_hash(HELLO_TYPE) + channel_id + contact.ljust(32, b"\0")))
 
 
 def deposit_nonce(operator: Address, *, limit_micros: int, salt: bytes) -> bytes:

@@ -94,11 +94,13 @@ def contact_lost(channel: Channel, event: ContactLost, now_ns: int) -> Step:
 
 
 def answer_received(channel: Channel, event: AnswerReceived, now_ns: int) -> Step:
-    """Less than delivered means that a link swallowed tokens, or that the payer says so."""
+    """Less than delivered means that a link swallowed tokens, or that the payer says so. More than delivered is
+    what a crash made this end forget, and never more than there is."""
     talk, tally = channel.talk, channel.tally
     if talk.stage not in ("asked", "disputed") or event.contact != talk.contact:
         return channel, NOTHING
-    forgiven = max(tally.settled_micros - event.due_micros, 0)
+    due_micros = min(event.due_micros, max(tally.settled_micros, channel.chain.deposit_micros))
+    forgiven = max(tally.settled_micros - due_micros, 0)
     written_off = tally.written_off_micros + forgiven
     most = write_off_max_micros(tally.authorised_micros)
     if written_off > most:
@@ -107,14 +109,14 @@ def answer_received(channel: Channel, event: AnswerReceived, now_ns: int) -> Ste
         )
         return with_talk(channel, "disputed"), (ReportFault(reason=Reason.OVER_WINDOW, message=message),)
     channel = with_talk(channel, "agreed")
-    if event.due_micros == tally.settled_micros:
+    if due_micros == tally.settled_micros:
         return channel, NOTHING
     tally = tally._replace(
-        settled_micros=event.due_micros,
-        settled_max_micros=event.due_micros,
+        settled_micros=due_micros,
+        settled_max_micros=due_micros,
         written_off_micros=written_off,
     )
-    effect = SettleTotal(settled_micros=event.due_micros, written_off_micros=written_off)
+    effect = SettleTotal(settled_micros=due_micros, written_off_micros=written_off)
     return channel._replace(tally=tally), (effect,)
 
 

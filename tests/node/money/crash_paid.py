@@ -313,10 +313,12 @@ def sweep(
     with tempfile.TemporaryDirectory() as place, dev_chain() as chain:
         folder = Path(place)
         prepare(chain, folder)
-        points = {victim: 0 for victim in victims}
+        points = dict.fromkeys(victims, 0)
         for victim in victims:
             for kill_at in range(first, POINTS_MAX, every):
-                outcome = Case(chain, folder / f"{victim}-{kill_at}", victim, kill_at, is_hasty=is_hasty).run()
+                outcome = Case(
+                    chain, folder / f"{victim}-{kill_at}", victim, kill_at, is_hasty=is_hasty
+                ).run()
                 yield outcome
                 if not outcome.killed:
                     break
@@ -326,7 +328,9 @@ def sweep(
             victim = chance.choice(list(victims))
             kill_at = chance.randrange(points[victim] + 1)
             yield Case(chain, folder / f"random-{number}", victim, kill_at, is_hasty=is_hasty).run()
-        credit = chain.call(chain.contracts.channels, selector("credit(address)") + SELLER.address.rjust(32, b"\0"))
+        credit = chain.call(
+            chain.contracts.channels, selector("credit(address)") + SELLER.address.rjust(32, b"\0")
+        )
         print(json.dumps({"credit_micros": int.from_bytes(credit, "big")}), flush=True)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from unhosted.market.cbor import encode
 from unhosted.market.channels import ChainId, ChannelConfig, Deployment
 from unhosted.market.faults import Reason, RemoteFault
-from unhosted.market.ids import Address, ChannelId, ModelHash, RequestId
+from unhosted.market.ids import Address, ChannelId, ModelHash, RequestId, Signature
 from unhosted.market.messages import StopRequest
 from unhosted.market.money import Price
 from unhosted.market.requests import RequestHash
@@ -40,6 +40,7 @@ HELLO = Hello(
         delay_s=86_400,
         salt=b"\x04" * 32,
     ),
+    signature=Signature(b"\x0a" * 65),
 )
 TOKENS = Tokens(request_id=RequestId(b"\x05" * 32), position=16, ids=(1, 2, 70_000))
 

@@ -48,6 +48,7 @@ class ChannelEnd:
         self._clock = clock
         self._sending, self._events = trio.open_memory_channel[Event](QUEUE_EVENTS)
         self._answers: deque[Event] = deque()
+        self._undone: deque[Effect] = deque()
         self._moved = trio.Event()
 
     async def feed(self, event: Event) -> None:
@@ -60,7 +61,13 @@ class ChannelEnd:
         self._answers.append(event)
 
     async def finish(self, event: Event) -> None:
-        """Take a last event, after `run` ended."""
+        """Take a last event, after `run` ended.
+
+        Before it comes what the end of `run` cut short: the effects of a step belong together, and a peer that
+        chooses the moment of its leaving must not choose which of them happen. The one that was under way is
+        performed again, so effects can be repeated.
+        """
+        await self._perform_undone()
         await self._take(event)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -77,11 +84,23 @@ class ChannelEnd:
         while self._answers:
             event = self._answers.popleft()
             self.channel, effects = step(self.channel, event, self._clock())
-            for effect in effects:
-                await self._perform(effect)
+            self._undone.extend(effects)
+            await self._perform_undone()
             self._fed(self.channel, event)
         moved, self._moved = self._moved, trio.Event()
         moved.set()
+
+    async def _perform_undone(self) -> None:
+        while self._undone:
+            effect = self._undone.popleft()
+            try:
+                await self._perform(effect)
+            except trio.Cancelled:
+                self._undone.appendleft(effect)
+                raise
+            except BaseException:  # as after a crash
+                self._undone.clear()
+                raise
 
     async def _keep_time(self) -> None:
         while True:

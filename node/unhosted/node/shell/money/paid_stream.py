@@ -8,6 +8,10 @@ from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
 from unhosted.node.shell.money.paid_wire import StreamMessage, decode_stream, encode_stream
 
+SEND_WAIT_S = 30.0
+"""A peer that takes nothing for so long, with its window full, holds up the whole channel, and at a seller a
+slot of the engine: the stream ends, as it would with a pulled cable."""
+
 Hear = Callable[[StreamMessage], Awaitable[None]]
 
 
@@ -25,9 +29,13 @@ class PaidStream:
         """Nothing happens once the stream is broken: what matters is on the disk."""
         async with self._sending:
             try:
-                await self._stream.send(encode_stream(message))
+                with trio.move_on_after(SEND_WAIT_S) as waiting:
+                    await self._stream.send(encode_stream(message))
             except ChannelBroken:
                 self.break_off()
+            else:
+                if waiting.cancelled_caught:
+                    self.break_off()
 
     def break_off(self) -> None:
         """End `read`: the two ends no longer count alike, or one of them breaks the rules."""

@@ -1,8 +1,8 @@
-"""Vouchers of one channel: signing them, and telling who signed."""
+"""What the signer of one channel signs on a stream, vouchers above all, and telling who signed."""
 
 from unhosted.market.channels import Deployment, SignedVoucher, Voucher
-from unhosted.market.eip712 import channels_separator, voucher_digest
-from unhosted.market.ids import Address, ChannelId
+from unhosted.market.eip712 import channels_separator, hello_digest, voucher_digest
+from unhosted.market.ids import Address, ChannelId, Signature
 from unhosted.market.money import Micros
 from unhosted.node.core.chain import Signer
 from unhosted.node.shell.keys.signer import recover
@@ -22,3 +22,10 @@ class ChannelVouchers:
         if signed.voucher.channel_id != self._of:
             return None
         return recover(voucher_digest(self._separator, signed.voucher), signed.signature)
+
+    def sign_hello(self, signer: Signer, contact: bytes) -> Signature:
+        return signer.sign(hello_digest(self._separator, self._of, contact))
+
+    def hello_by(self, contact: bytes, signature: Signature) -> Address | None:
+        """Who opened a stream. All else of a channel can be read on the chain, by anybody."""
+        return recover(hello_digest(self._separator, self._of, contact), signature)

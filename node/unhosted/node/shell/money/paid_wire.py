@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from unhosted.market.cbor import encode
 from unhosted.market.channels import ChannelConfig, Deployment
 from unhosted.market.fields import Fields, read_message
-from unhosted.market.ids import ChannelId, ModelHash, RequestId
+from unhosted.market.ids import SIGNATURE_BYTES, ChannelId, ModelHash, RequestId, Signature
 from unhosted.market.messages import CONTACT_BYTES, SEQUENCE_MAX, MoneyMessage
 from unhosted.market.messages_wire import (
     KIND_CHARS_MAX,
@@ -40,11 +40,15 @@ PIECE_TOKENS_MAX = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Payer, first: which channel, by all that fixes it, and 16 bytes that name this stream."""
+    """Payer, first: which channel, by all that fixes it, and 16 bytes that name this stream.
+
+    signature: the channel's signer's, over both (`market.eip712.hello_digest`).
+    """
 
     contact: bytes
     deployment: Deployment
     config: ChannelConfig
+    signature: Signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ def encode_stream(message: StreamMessage) -> bytes:
     match message:
         case Hello():
             place = pack_channel(message.deployment, message.config)
-            return _encode("hello", {"contact": message.contact, **place})
+            return _encode("hello", {"contact": message.contact, "sig": message.signature, **place})
         case WorkAsked():
             return _encode("ask", _pack_ask(message))
         case Tokens():
@@ -187,7 +191,8 @@ def _unpack_tokens(fields: Fields) -> Tokens:
 def _unpack_hello(fields: Fields) -> Hello:
     deployment, config = unpack_channel(fields)
     contact = fields.exactly("contact", size_bytes=CONTACT_BYTES)
-    return Hello(contact=contact, deployment=deployment, config=config)
+    signature = Signature(fields.exactly("sig", size_bytes=SIGNATURE_BYTES))
+    return Hello(contact=contact, deployment=deployment, config=config, signature=signature)
 
 
 _UNPACK: dict[str, Callable[[Fields], StreamMessage]] = {

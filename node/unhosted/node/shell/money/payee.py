@@ -14,9 +14,9 @@ import trio
 from unhosted.market import channel_effects as effects
 from unhosted.market import channel_events as events
 from unhosted.market import messages
-from unhosted.market.channel_effects import Effect
+from unhosted.market.channel_effects import Effect, RefuseReason
 from unhosted.market.channel_machine import chain_events
-from unhosted.market.channel_states import EndKind, OnChain, restore
+from unhosted.market.channel_states import LIVE_REQUESTS_MAX, EndKind, OnChain, restore
 from unhosted.market.channels import Deployment, SignedVoucher, Voucher, channel_id
 from unhosted.market.eip712 import bonds_separator, channels_separator, close_digest
 from unhosted.market.faults import Reason, RemoteFault
@@ -117,7 +117,7 @@ class Payee:
         self._jobs: dict[RequestId, _Job] = {}
         self._best = sold.best
         self._nursery: trio.Nursery | None = None
-        self._topping_up = trio.Lock()
+        self._is_topping_up = False
         self.faults: list[effects.ReportFault] = []
         self.end = ChannelEnd(
             restore(
@@ -151,6 +151,7 @@ class Payee:
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
+            self._stream.break_off()  # what is left is for the disk, and a peer that takes nothing holds it up
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.end.finish(events.ContactLost())
 
@@ -189,7 +190,9 @@ class Payee:
             case messages.StopRequest():
                 await self.end.feed(events.StopReceived(request_id=message.request_id))
             case messages.TopUpOffer() if self._top_up is not None and self._nursery is not None:
-                self._nursery.start_soon(self._answer_top_up, message, self._top_up)
+                if not self._is_topping_up:  # another one meanwhile is for the next time that it is asked
+                    self._is_topping_up = True
+                    self._nursery.start_soon(self._answer_top_up, message, self._top_up)
             case messages.CloseOffer(signed=signed):
                 by = self._vouchers.signed_by(signed)
                 offered = events.CloseOffered(
@@ -200,9 +203,11 @@ class Payee:
                 return
 
     async def _answer_top_up(self, offer: messages.TopUpOffer, top_up: TopUp) -> None:
-        """Beside everything else; one at a time, as each may wait for a block."""
-        async with self._topping_up:
+        """Beside everything else, as it may wait for a block."""
+        try:
             await self._stream.send(await top_up(offer))
+        finally:
+            self._is_topping_up = False
 
     async def _greet(self, hello: Hello) -> None:
         of = channel_id(hello.deployment, hello.config)
@@ -222,8 +227,13 @@ class Payee:
             failed = messages.RequestEnd(request_id=terms.request_id, tokens_out=0, end="failed")
             await self._stream.send(failed)
             return
-        if terms.request_id not in self._jobs:
-            self._jobs[terms.request_id] = _Job(ask=ask)
+        if terms.request_id in self._jobs:  # also one whose end is being written down
+            await self._refuse(terms.request_id, "stale")
+            return
+        if len(self._jobs) >= LIVE_REQUESTS_MAX:  # the machine says the same, but holds no prompts
+            await self._refuse(terms.request_id, "too_many_live")
+            return
+        self._jobs[terms.request_id] = _Job(ask=ask)
         await self.end.feed(events.RequestOpened(terms=terms, sequence=ask.sequence))
 
     async def _perform(self, effect: Effect) -> None:
@@ -246,10 +256,7 @@ class Payee:
                 await self._tell_end(request_id, tokens_out, end)
             case effects.RefuseRequest(request_id=request_id, reason=reason):
                 self._drop_refused(request_id)
-                refused = messages.RequestEnd(
-                    request_id=request_id, tokens_out=0, end="failed", refusal=reason
-                )
-                await self._stream.send(refused)
+                await self._refuse(request_id, reason)
             case effects.SettleTotal(settled_micros=settled, written_off_micros=written_off):
                 await self._book.settle_total(
                     self._sold.channel_id, settled_micros=settled, written_off_micros=written_off
@@ -299,6 +306,8 @@ class Payee:
 
     async def _start(self, request_id: RequestId) -> None:
         job = self._jobs[request_id]
+        if self._nursery is None:
+            return  # the stream is over before the work began
         try:
             await self._book.open_request(request_id, self._sold.channel_id, sequence=job.ask.sequence)
         except Refused as why:
@@ -338,8 +347,6 @@ class Payee:
     async def _settle(self, effect: effects.SettleRequest) -> None:
         """A request that was never begun is in no book, and has no receipt."""
         job = self._jobs[effect.request_id]
-        if effect.end == "lost":
-            self._jobs.pop(effect.request_id)
         if await self._book.request(effect.request_id) is None:
             return
         is_owed = effect.due_micros > 0 or effect.tokens_out > 0
@@ -353,15 +360,20 @@ class Payee:
         )
 
     async def _tell_end(self, request_id: RequestId, tokens_out: int, end: EndKind) -> None:
-        job = self._jobs.pop(request_id)
+        job = self._jobs[request_id]
         await self._stream.send(messages.RequestEnd(request_id=request_id, tokens_out=tokens_out, end=end))
         if job.receipt is not None:
             await self._stream.send(ReceiptGiven(signed=job.receipt))
+        del self._jobs[request_id]
 
     def _maker(self, job: _Job, effect: effects.SettleRequest) -> MakeReceipt:
         sale, ids = self._sale, job.ids[: effect.tokens_out]
         made = Made(ask=job.ask, ids=tuple(ids), ending=effect, engine=sale.engine, check=sale.check)
         return receipt_maker(made, self._signer, self._receipts_separator)
+
+    async def _refuse(self, request_id: RequestId, reason: RefuseReason) -> None:
+        refused = messages.RequestEnd(request_id=request_id, tokens_out=0, end="failed", refusal=reason)
+        await self._stream.send(refused)
 
     def _drop_refused(self, request_id: RequestId) -> None:
         if request_id not in self.end.channel.live:

@@ -37,9 +37,16 @@ from unhosted.node.shell.money.paid_stream import PaidStream
 from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import Hello, ReceiptGiven, StreamMessage, Tokens, WorkAsked
 from unhosted.node.shell.money.paid_words import refusal, stopped
+from unhosted.node.shell.money.paid_writes import AuthoriseWrites, Write
 
 GOODBYE_S = 10.0
 """Cancelled, this end still writes down what came and what it owes, unless the disk hangs."""
+
+AGREE_S = 30.0
+"""A seller looks at the chain and at its book before it says what is due."""
+
+CLOSE_S = 30.0
+"""It looks at its book, and signs; who waits longer asks the contract."""
 
 TopUp = Callable[[int], Awaitable[None]]
 """Asked for once per deposit, with what is missing at least (0: it is only running low)."""
@@ -71,7 +78,7 @@ class Payer:
         self._known, self._vouchers = known, ChannelVouchers(known.deployment, row.channel_id)
         self._receipts = ReceiptsDue(bonds, payee=known.config.payee)
         self._answers: dict[RequestId, PaidAnswer] = {}
-        self._writing: dict[RequestId, trio.Event] = {}
+        self._writes = AuthoriseWrites(ledger, refused=self._unauthorised)
         self._opening = trio.Lock()
         self._shown: SignedVoucher | None = None
         self._agreed = trio.Event()
@@ -96,11 +103,15 @@ class Payer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the stream ends or is cancelled; started once both ends agree on what is settled.
 
-        Raises: RemoteFault for a message that is none; Refused if the ledger cannot write, or the seller left
-        before there was agreement.
+        Raises: RemoteFault for a message that is none; Refused without agreement, or if the ledger fails.
         """
         contact, known = os.urandom(CONTACT_BYTES), self._known
-        hello = Hello(contact=contact, deployment=known.deployment, config=known.config)
+        hello = Hello(
+            contact=contact,
+            deployment=known.deployment,
+            config=known.config,
+            signature=self._vouchers.sign_hello(self._signer, contact),
+        )
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -110,15 +121,14 @@ class Payer:
                 nursery.start_soon(self._report_agreement, task_status)
                 await self._read()
                 if not self._agreed.is_set():
-                    raise Refused(
-                        "peer_unreachable", "the seller ended the stream before it said what is due"
-                    )
+                    raise Refused("peer_unreachable", "the seller did not say what is due on the channel")
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.end.finish(events.ContactLost())
             await self._release_rest()
+            self._closed(refusal("no_contact"))
 
     @asynccontextmanager
     async def open_request(
@@ -172,7 +182,10 @@ class Payer:
         done, result = trio.Event(), list[CloseSigned | Refused]()
         self._close = (done, result)
         await self.end.feed(events.CloseWanted())
-        await done.wait()
+        with trio.move_on_after(CLOSE_S):
+            await done.wait()
+        if not result:
+            raise Refused("no_provider", "the seller does not answer the close; ask the contract for it")
         if isinstance(signed := result[0], Refused):
             raise signed
         return signed
@@ -188,13 +201,18 @@ class Payer:
             await self.end.feed(event)
 
     async def _report_agreement(self, task_status: trio.TaskStatus[None]) -> None:
-        await self._agreed.wait()
-        task_status.started()
+        with trio.move_on_after(AGREE_S):
+            await self._agreed.wait()
+            task_status.started()
+            return
+        self._stream.break_off()
 
     async def _ask(self, answer: PaidAnswer, make: Callable[[int], WorkAsked]) -> None:
         """In one go per channel: the seller takes sequence numbers only upwards."""
         terms = answer.terms
         async with self._opening:
+            if self._nursery is None:
+                raise refusal("no_contact")
             sequence = self.end.channel.talk.sequence + 1
             self._answers[terms.request_id] = answer
             await self.end.feed(
@@ -219,8 +237,10 @@ class Payer:
     async def _release_rest(self) -> None:
         """Whatever kept an ending from being written: the ledger then holds possible what was authorised."""
         for request_id, answer in list(self._answers.items()):
-            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
-                await self._ledger.release(request_id)
+            answer.refuse(refusal("no_contact"))
+            if answer.was_accepted:  # of any other nobody heard, and who asked ends it
+                with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                    await self._ledger.release(request_id)
             self._over(answer, "lost", tokens_out=0, due_micros=0)
 
     async def _hear(self, message: StreamMessage) -> None:
@@ -244,6 +264,8 @@ class Payer:
             case ReceiptGiven():
                 await self._receipted(self._receipts.take(message.signed))
                 return
+            case messages.RelayAnswer(transaction=None, message=why):
+                return _LOG.warning("top_up_refused why=%s", why)
             case CloseSigned():
                 return self._closed(message)
             case messages.CloseRefused():
@@ -292,7 +314,9 @@ class Payer:
             case effects.Authorise():
                 await self._authorise_soon(effect)
             case effects.SignVoucher(amount_micros=amount):
-                await self._stream.send(messages.VoucherMessage(signed=self._signed(amount)))
+                await self._stream.send(
+                    messages.VoucherMessage(signed=self._vouchers.sign(self._signer, amount))
+                )
             case effects.SettleRequest():
                 await self._settle(effect)
             case effects.SettleTotal(settled_micros=settled):
@@ -314,7 +338,7 @@ class Payer:
             case effects.BreakContact():
                 self._stream.break_off()
             case effects.OfferClose(amount_micros=amount):
-                await self._stream.send(messages.CloseOffer(signed=self._signed(amount)))
+                await self._stream.send(messages.CloseOffer(signed=self._vouchers.sign(self._signer, amount)))
             case effects.RefuseClose(reason=why):
                 self._closed(refusal(why))
             case effects.RecordClosed(claimed_micros=claimed):
@@ -326,42 +350,21 @@ class Payer:
                 raise LocalFault(f"{type(effect).__name__} is not for a payer")
 
     async def _authorise_soon(self, effect: effects.Authorise) -> None:
-        """Beside other work, so that requests share a commit; one request's own writes keep their order."""
-        before = self._writing.get(effect.request_id)
-        done = self._writing[effect.request_id] = trio.Event()
-        if self._nursery is None:  # the stream is over: nothing else runs that could share it
-            await self._authorise(effect, before, done)
+        write = self._writes.begin(effect)
+        if self._nursery is None:  # the stream is over: nothing else runs that could share the commit
+            self.end.answer(await write())
         else:
-            self._nursery.start_soon(self._authorise, effect, before, done)
+            self._nursery.start_soon(self._authorise, write)
 
-    async def _authorise(
-        self, effect: effects.Authorise, before: trio.Event | None, done: trio.Event
-    ) -> None:
-        request_id = effect.request_id
-        try:
-            if before is not None:
-                await before.wait()
-            total = await self._ledger.authorise(request_id, effect.delta_micros)
-            event: Event = events.Authorised(request_id=request_id, total_micros=total)
-        except Refused as why:
-            answer = self._answers.get(request_id)
-            if answer is not None:
-                answer.refuse(why)
-            reason: StopReason = "cap_reached" if why.code == "cap_reached" else "ledger_failed"
-            event = events.AuthorisationRefused(
-                request_id=request_id, delta_micros=effect.delta_micros, reason=reason
-            )
-        finally:
-            done.set()
-        if self._nursery is None:
-            self.end.answer(event)
-        else:
-            await self.end.feed(event)
+    async def _authorise(self, write: Write) -> None:
+        await self.end.feed(await write())
+
+    def _unauthorised(self, request_id: RequestId, why: Refused) -> None:
+        if (answer := self._answers.get(request_id)) is not None:
+            answer.refuse(why)
 
     async def _settle(self, effect: effects.SettleRequest) -> None:
-        writing = self._writing.pop(effect.request_id, None)
-        if writing is not None:
-            await writing.wait()
+        await self._writes.wait(effect.request_id)
         due, due_max = effect.due_micros, effect.due_max_micros
         await self._ledger.finish(effect.request_id, due, due_max_micros=due_max)
         if (answer := self._answers.get(effect.request_id)) is None:
@@ -393,6 +396,3 @@ class Payer:
             return
         of, deposit_micros = self._known.row.channel_id, self.end.channel.chain.deposit_micros
         await self._ledger.note_deposit(of, deposit_micros, claimed_micros=amount_micros)
-
-    def _signed(self, amount_micros: int) -> SignedVoucher:
-        return self._vouchers.sign(self._signer, amount_micros)

@@ -1,14 +1,18 @@
 """The seller's door: who may open a paid stream, on which channel, and whose transactions are paid for.
 
 A buyer without gas money hands in what it signed; the seller sends it, since without a channel it earns
-nothing. It pays that fee, so it looks first: the channel must be for it, large enough, slow enough to close,
-and the transaction must succeed now and cost no more than a part of what it brings.
+nothing. It pays that fee, so it looks first: the channel must be for it, slow enough to close, and the
+transaction must succeed now, add at least the smallest allocation, and cost no more than a part of that.
+
+A channel has one stream. Two would each count what they deliver beside the other's count, and one voucher
+would pay for both answers.
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import trio
 
@@ -21,7 +25,7 @@ from unhosted.market.channels import (
 )
 from unhosted.market.credit import usable_deposit_micros
 from unhosted.market.faults import RemoteFault
-from unhosted.market.ids import ChannelId, Signature, address_text
+from unhosted.market.ids import Address, ChannelId, Signature, address_text
 from unhosted.market.messages import Allocation, RelayAnswer, RelayRequest, TopUpOffer
 from unhosted.market.money import MICROS_PER_USD, format_usd
 from unhosted.node.core.chain import Call, CallReverted, Chain, ChainUnavailable, ChannelFacts, Signer
@@ -30,12 +34,13 @@ from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
 from unhosted.node.shell.chain import calls
 from unhosted.node.shell.money.claiming import WEI_PER_COIN
+from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import Hello, decode_stream, encode_stream
 from unhosted.node.shell.money.payee import Payee, Sale
 from unhosted.node.shell.money.seller_book import SellerBook
 
 RELAY_FEE_PART = 20
-"""Of the allocation, the most that sending it may cost: of USD 1, a busy day takes a tenth of that."""
+"""Of what an allocation adds, the most that sending it may cost: of USD 1, a busy day takes a tenth of it."""
 
 RELAY_GAS_MAX = 400_000
 """Deposit and allocation need 190,000 with the genuine token."""
@@ -49,12 +54,15 @@ CLOSES_MAX = 64
 RELAYS_MAX = 4
 """Relays and hellos on one stream before its work begins: an opening and its repetitions."""
 
+RELAYS_WAITING_MAX = 4
+"""Of one account, each for some blocks: a buyer has a channel or two to open with one seller."""
+
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SellerTerms:
-    """allocation_micros_min: the smallest channel worth a settlement. delay_s_min: time to claim in.
+    """allocation_micros_min: the smallest channel, and top-up, worth its fees. delay_s_min: time to claim in.
 
     coin_micros: what the chain's coin costs, micro-USDC, for judging fees.
     """
@@ -89,6 +97,14 @@ async def look_at(chain: Chain, of: ChannelId) -> OnChain:
     return on_chain(safe=safe, latest=latest)
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A stream's time on a channel; `is_over` once what it delivered is settled in the book."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    is_over: trio.Event = field(default_factory=trio.Event)
+
+
 def _id_of(call: Call) -> str:
     return hashlib.sha256(call.data).hexdigest()
 
@@ -109,6 +125,8 @@ class SellerDoor:
             )
         self._chain, self._book, self._signer = chain, book, signer
         self._sale, self._terms, self._bonds = sale, terms, bonds
+        self._accounts: dict[Address, trio.Lock] = {}
+        self._turns: dict[ChannelId, _Turn] = {}
         self._closing, self._closes = trio.open_memory_channel[tuple[ChannelConfig, int, Signature]](
             CLOSES_MAX
         )
@@ -137,17 +155,21 @@ class SellerDoor:
                 if not isinstance(message, RelayRequest):
                     return
                 await stream.send(encode_stream(await self.relay(message)))
-        except RemoteFault as fault:
-            _LOG.warning("buyer_fault reason=%s", fault.reason.value)
-        except ChannelBroken as broken:
-            _LOG.info("paid_stream_broken why=%s", broken)
+        except* RemoteFault as faults:
+            for fault in faults.exceptions:
+                _LOG.warning("buyer_fault why=%s", fault)
+        except* ChannelBroken as broken:
+            _LOG.info("paid_stream_broken why=%s", broken.exceptions[0])
+        except* Refused as refused:  # the book cannot be written, which the watcher tells the operator
+            _LOG.error("paid_stream_refused why=%s", refused.exceptions[0])
 
     async def relay(self, request: RelayRequest) -> RelayAnswer:
         """Send a buyer's deposit and allocation, or say why not. The answer's text is for people."""
         of = channel_id(request.deployment, request.config)
         try:
             self._check_config(request.deployment, request.config)
-            return await self._send(of, request.allocation, self._opening(request))
+            async with self._account(request.config.payer):
+                return await self._send(of, request.allocation, self._opening(request))
         except Refused as why:
             return RelayAnswer(channel_id=of, transaction=None, message=why.message)
         except CallReverted as reverted:
@@ -158,6 +180,22 @@ class SellerDoor:
             message = "the seller reaches no RPC endpoint that it can believe; ask again later"
             return RelayAnswer(channel_id=of, transaction=None, message=message)
 
+    @asynccontextmanager
+    async def _account(self, payer: Address) -> AsyncIterator[None]:
+        """One relay after the other out of one account: together all of them would be found to succeed, on
+        money that is enough for the first."""
+        lock = self._accounts.setdefault(payer, trio.Lock())
+        if lock.statistics().tasks_waiting >= RELAYS_WAITING_MAX:
+            raise Refused(
+                "overloaded", "relays of this account wait already; ask again when they are through"
+            )
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._accounts.pop(payer, None)
+
     async def top_up(self, config: ChannelConfig, offer: TopUpOffer) -> RelayAnswer:
         """The same for a channel that is open."""
         return await self.relay(
@@ -165,14 +203,23 @@ class SellerDoor:
         )
 
     async def _send(self, of: ChannelId, allocation: Allocation, call: Call) -> RelayAnswer:
+        held_micros = (await self._chain.channel(of)).deposit_micros
+        added_micros = allocation.total_micros - held_micros
+        if added_micros < self._terms.allocation_micros_min:
+            raise Refused(
+                "invalid_request",
+                f"an allocation of {format_usd(allocation.total_micros)} USD for a channel that holds"
+                f" {format_usd(held_micros)}; this seller sends what adds"
+                f" {format_usd(self._terms.allocation_micros_min)} or more",
+            )
         gas = await self._chain.check(call, sender=self._signer.address)
         fee_wei = gas * await self._chain.gas_price()
         fee_micros = -(-fee_wei * self._terms.coin_micros() // WEI_PER_COIN)
-        if gas > RELAY_GAS_MAX or fee_micros * RELAY_FEE_PART > allocation.total_micros:
+        if gas > RELAY_GAS_MAX or fee_micros * RELAY_FEE_PART > added_micros:
             raise Refused(
                 "no_gas",
                 f"sending it costs {gas} gas, {format_usd(fee_micros)} USD, more than a {RELAY_FEE_PART}th"
-                f" of the channel's {format_usd(allocation.total_micros)} USD; allocate more",
+                f" of the {format_usd(added_micros)} USD that it adds; allocate more",
             )
         receipt = await self._chain.send(call, self._signer, key=f"relay:{_id_of(call)}")
         return RelayAnswer(channel_id=of, transaction=receipt.transaction)
@@ -228,14 +275,44 @@ class SellerDoor:
         try:
             self._check_config(hello.deployment, hello.config)
             of = channel_id(hello.deployment, hello.config)
+            if ChannelVouchers(hello.deployment, of).hello_by(hello.contact, hello.signature) != (
+                hello.config.signer
+            ):
+                raise Refused("invalid_request", "the hello is not signed by the channel's signer")
             safe = await self._chain.channel(of, at="safe")
-            seen = on_chain(safe=safe, latest=await self._chain.channel(of, at="latest"))
-            if seen.deposit_micros == 0:
-                raise Refused("no_funds", "the channel is not open on the chain")
-            sold = await self._book.note_channel(hello.deployment, hello.config, safe)
+            latest = await self._chain.channel(of, at="latest")
+            if latest.deposit_micros < self._terms.allocation_micros_min:
+                raise Refused(
+                    "no_funds",
+                    f"the channel holds {format_usd(latest.deposit_micros)} USD on the chain, the least here"
+                    f" is {format_usd(self._terms.allocation_micros_min)}",
+                )
+            async with self._turn(of):
+                await self._serve_alone(stream, hello, safe=safe, seen=on_chain(safe=safe, latest=latest))
         except (Refused, ChainUnavailable) as why:
             _LOG.info("paid_stream_refused why=%s", why)
-            return
+
+    @asynccontextmanager
+    async def _turn(self, of: ChannelId) -> AsyncIterator[None]:
+        """The channel for one stream alone. The newest wins: the one before may hang on a dead link."""
+        mine, before = _Turn(), self._turns.get(of)
+        self._turns[of] = mine
+        try:
+            if before is not None:
+                before.scope.cancel()
+                with trio.CancelScope(shield=True):  # it is brief; going on beside it would count twice
+                    await before.is_over.wait()
+            with mine.scope:
+                yield
+        finally:
+            mine.is_over.set()
+            if self._turns.get(of) is mine:
+                del self._turns[of]
+
+    async def _serve_alone(self, stream: Stream, hello: Hello, *, safe: ChannelFacts, seen: OnChain) -> None:
+        """With the account as the stream before has left it."""
+        of = channel_id(hello.deployment, hello.config)
+        sold = await self._book.note_channel(hello.deployment, hello.config, safe)
         payee = Payee(
             stream,
             hello=hello,

@@ -1,0 +1,125 @@
+"""The seller's door against buyers that do not keep to the rules."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from tests.node.chain.stage import STRANGER
+from tests.node.money.paid_world import BUYER_PEER, PRICE, SELLER_PEER
+from tests.node.money.selling_world import Shop, shop_world
+from unhosted.market.credit import window_tokens
+from unhosted.market.fields import WIRE_MICROS_MAX
+from unhosted.market.money import cost_micros
+from unhosted.node.core.peering import ChannelBroken
+
+WINDOW_MICROS = cost_micros(PRICE, tokens_in=0, tokens_out=window_tokens(PRICE))
+
+
+def in_shop(folder: Path, body: Callable[[Shop], Awaitable[None]], *, total_micros: int = 1_000_000) -> None:
+    async def main() -> None:
+        async with shop_world(folder, total_micros=total_micros) as shop:
+            await body(shop)
+
+    trio.run(main)
+
+
+def test_one_voucher_does_not_pay_on_two_streams(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        async with shop.line() as one, shop.line() as other:
+            await shop.agree(one)
+            await shop.agree(other)
+            with suppress(ChannelBroken):
+                await one.say(shop.ask(sequence=1), shop.pay(350))
+            await other.say(shop.ask(sequence=2), shop.pay(350))
+            came = [await other.tokens(), await one.tokens()]
+        worth = sum(cost_micros(PRICE, tokens_in=10, tokens_out=count) for count in came if count)
+        assert 0 < worth <= 350 + WINDOW_MICROS
+
+    in_shop(tmp_path, body)
+
+
+def test_what_was_sent_is_owed_however_the_stream_ends(tmp_path: Path) -> None:
+    """A buyer that reads nothing holds the last tokens up, and cuts the stream then."""
+
+    async def body(shop: Shop) -> None:
+        shop.engine.length = 260
+        async with shop.line() as line:
+            await shop.agree(line)
+            await line.say(shop.ask(sequence=1, most=260), shop.pay(1_000))
+            while shop.engine.made < 260:
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            shop.fabric.reset(BUYER_PEER, SELLER_PEER)
+        due = cost_micros(PRICE, tokens_in=10, tokens_out=260)
+        async with shop.line() as line:
+            assert (await shop.agree(line)).due_micros == due
+        assert (await shop.book.earnings()).requests_live == 0
+
+    in_shop(tmp_path, body)
+
+
+def test_who_is_not_the_signer_learns_and_changes_nothing(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        async with shop.line() as buyer:
+            await shop.agree(buyer)
+            async with shop.line() as line:
+                await line.say(shop.hello(STRANGER))
+                assert await line.hear() is None
+            await buyer.say(shop.ask(sequence=1, most=4), shop.pay(100))
+            assert await buyer.tokens() == 4
+
+    in_shop(tmp_path, body)
+
+
+def test_a_relay_must_add_what_is_worth_its_fee(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        assert (await shop.relay(249_999)).transaction is None
+        assert (await shop.relay(1_000_000)).transaction is not None
+        for more in (1, 2, 249_999):
+            answer = await shop.relay(1_000_000 + more)
+            assert answer.transaction is None
+            assert "adds" in answer.message
+        assert (await shop.relay(1_250_000)).transaction is not None
+
+    in_shop(tmp_path, body, total_micros=0)
+
+
+def test_nothing_is_served_on_a_channel_too_small_to_settle(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        async with shop.line() as line:
+            await line.say(shop.hello())
+            assert await line.hear() is None
+        assert await shop.book.channels() == []
+
+    in_shop(tmp_path, body, total_micros=249_999)
+
+
+def test_a_buyer_that_grants_all_money_there_is_harms_only_itself(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        async with shop.line() as line:
+            await shop.agree(line, due_micros=WIRE_MICROS_MAX)
+            await line.say(shop.ask(sequence=1, most=4), shop.pay(100))
+            await line.tokens()
+        assert (await shop.sold()).settled_micros <= 1_000_000
+
+    in_shop(tmp_path, body)
+
+
+def test_a_request_id_is_worked_on_once(tmp_path: Path) -> None:
+    async def body(shop: Shop) -> None:
+        async with shop.line() as line:
+            await shop.agree(line)
+            first = shop.ask(sequence=1, most=4)
+            again = [
+                shop.ask(sequence=number, most=4, request_id=first.terms.request_id) for number in range(2, 9)
+            ]
+            await line.say(first, shop.pay(500), *again)
+            assert await line.tokens(ends=8) == 4
+            await line.say(shop.ask(sequence=9, most=4))
+            assert await line.tokens() == 4
+        assert shop.engine.started == 2
+
+    in_shop(tmp_path, body)
