@@ -2,7 +2,21 @@
 
 import sys
 
-from bench import cables, idle, latency, overhead, peers, scaling, soak, throughput, transfer, trusted
+from bench import (
+    cables,
+    idle,
+    latency,
+    ledger,
+    overhead,
+    peers,
+    scaling,
+    settlement,
+    soak,
+    throughput,
+    transfer,
+    trusted,
+    vouchers,
+)
 from bench.common import Report, parser, save
 
 BUSY_LOOPS = 2
@@ -26,6 +40,9 @@ def main() -> int:
     scaling.run(report, model=models[0], rounds=rounds)
     transfer.run(report, rounds=rounds, size_mb=128 if options.quick else 512)
     cables.run(report, pulls=5 if options.quick else 50, model=models[0])
+    vouchers.run(report, rounds=rounds)
+    ledger.run(report, seconds=5 if options.quick else 20)
+    settlement.run(report)
     held = soak.run(report, model=models[0], seconds=30 if options.quick else 180)
     save(report, options.json)
     return 0 if held else 1

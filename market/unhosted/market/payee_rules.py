@@ -94,8 +94,8 @@ def contact_lost(channel: Channel, event: ContactLost, now_ns: int) -> Step:
 
 
 def answer_received(channel: Channel, event: AnswerReceived, now_ns: int) -> Step:
-    """Less than delivered means that a link swallowed tokens, or that the payer says so. More than delivered is
-    what a crash made this end forget, and never more than there is."""
+    """Less than delivered means that a link swallowed tokens, or that the payer says so. More is what a crash
+    made this end forget, and never more than there is."""
     talk, tally = channel.talk, channel.tally
     if talk.stage not in ("asked", "disputed") or event.contact != talk.contact:
         return channel, NOTHING

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from unhosted.market.ids import Address, address_text, parse_address
 from unhosted.node.config import Config
 from unhosted.node.config_values import is_like_key
-from unhosted.node.core.chain import ChainUnavailable
+from unhosted.node.core.chain import CallReverted, ChainUnavailable
 from unhosted.node.core.errors import Refused
 
 if TYPE_CHECKING:  # the chain's code takes a while to import, and `wallet new` needs none of it
@@ -187,17 +187,22 @@ def deposit_files(config: Config) -> "DepositFiles":
 async def wallet_chain(config: Config) -> "AsyncIterator[WebChain]":
     """The chain of the settings, checked to be it, for as long as the context lasts.
 
-    Raises: Refused (offline, chain_unavailable, chain_mismatch), also out of the block.
+    Raises: Refused (offline, chain_unavailable, chain_mismatch), also out of the block; invalid_request for
+    what the contract does not take.
     """
     if config.offline:
         raise Refused("offline", "the chain is outside this machine and --offline forbids it: leave that out")
     try:
         async with _open_chain(config) as chain:
             yield chain
-    except (ChainUnavailable, BaseExceptionGroup) as error:
-        found = _unavailable(error)
+    except (ChainUnavailable, CallReverted, BaseExceptionGroup) as error:
+        found = _chain_fault(error)
         if found is None:
             raise
+        if isinstance(found, CallReverted):
+            raise Refused(
+                "invalid_request", f"the chain does not take it: {found}; look with `unhosted wallet show`"
+            ) from None
         raise Refused("chain_unavailable", str(found)) from None
 
 
@@ -211,9 +216,10 @@ async def _open_chain(config: Config) -> "AsyncIterator[WebChain]":
         yield chain
 
 
-def _unavailable(error: BaseException) -> ChainUnavailable | None:
-    """What the endpoints did, if that is all that went wrong. It says nothing about funds."""
+def _chain_fault(error: BaseException) -> ChainUnavailable | CallReverted | None:
+    """What the endpoints or the contract did, if that is all that went wrong. An endpoint's fault says
+    nothing about funds."""
     if isinstance(error, BaseExceptionGroup):
-        matching, rest = error.split(ChainUnavailable)
-        return _unavailable(error.exceptions[0]) if matching is not None and rest is None else None
-    return error if isinstance(error, ChainUnavailable) else None
+        matching, rest = error.split((ChainUnavailable, CallReverted))
+        return _chain_fault(error.exceptions[0]) if matching is not None and rest is None else None
+    return error if isinstance(error, ChainUnavailable | CallReverted) else None

@@ -11,7 +11,7 @@ import trio
 
 from unhosted.market.ids import address_text
 from unhosted.node import app_wallet
-from unhosted.node.app_wallet_records import in_channels_micros, ledger_view
+from unhosted.node.app_wallet_records import in_channels_micros, ledger_view, unspent_micros
 from unhosted.node.config import Config
 from unhosted.node.core.chain import Chain, Receipt
 from unhosted.node.core.errors import Refused
@@ -72,6 +72,7 @@ async def fund(config: Config, ask: Ask, *, prompt: "Prompt | None") -> FundOutc
         spent_micros=0 if view is None else view.book.spent_micros,
         reserved_micros=0 if view is None else view.book.reserved_micros,
         in_channels_micros=in_channels_micros(view),
+        unspent_in_channels_micros=unspent_micros(view),
     )
     files = app_wallet.deposit_files(config)
     async with app_wallet.wallet_chain(config) as chain:
@@ -204,10 +205,13 @@ async def close(
     prompt: "Prompt | None",
     tell: Callable[[CloseOutcome], None],
 ) -> None:
-    """Take the next step of each channel's end; channels: beginnings of ids, empty for all that are open."""
+    """Take the next step of each channel's end; channels: beginnings of ids, empty for all that are open on
+    the chain of the settings."""
     view = await ledger_view(config)
     chosen = _chosen(() if view is None else view.channels, channels)
     async with app_wallet.wallet_chain(config) as chain:
+        if not channels:
+            chosen = [channel for channel in chosen if channel.deployment == chain.facts.channels]
         keys = _keys(config, chain, prompt)
         for channel in chosen:
             tell(await _close_one(chain, keys, channel))
@@ -224,6 +228,8 @@ async def _close_one(chain: Chain, keys: "WalletKeys", channel: "KnownChannel") 
             channel=shown, state=state, refund_micros=plan.refund_micros, ready_unix_s=plan.ready_unix_s
         )
     signer = await keys.operator()
+    if plan.step == "request":
+        await actions.check_closer(chain, channel.config, signer.address)
     outcome = CloseOutcome(
         channel=shown,
         state=_DONE[plan.step],

@@ -27,6 +27,12 @@ def in_channels_micros(view: "LedgerView | None") -> int:
     return sum(channel.row.deposit_micros for channel in channels if not channel.row.is_closed)
 
 
+def unspent_micros(view: "LedgerView | None") -> int:
+    """Of that, what no voucher has promised to a seller."""
+    rows = [] if view is None else [channel.row for channel in view.channels]
+    return sum(max(row.deposit_micros - row.authorised_micros, 0) for row in rows if not row.is_closed)
+
+
 async def history_cells(config: Config, *, year: int | None, wants_days: bool) -> list[dict[str, str]]:
     """Everything in the books, oldest first, as texts by column. Raises: Refused (ledger_damaged)."""
     from unhosted.node.shell.wallet.books import read_rows

@@ -7,6 +7,7 @@ their disk has it, and must be caught.
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -26,7 +27,8 @@ import trio
 
 from tests.devchain import DevChain, dev_chain
 from tests.node.chain.stage import FAST, HASTY, OWNER, SELLER, STRANGER, authorization, fund
-from tests.node.money.paid_programs import PRICE, PROMPT_TOKENS, Setting, live
+from tests.node.money.paid_life import PRICE, PROMPT_TOKENS, Setting
+from tests.node.money.paid_programs import live
 from unhosted.market.credit import loss_max, window_tokens
 from unhosted.market.money import cost_micros
 from unhosted.node.shell.chain import calls
@@ -36,11 +38,12 @@ from unhosted.node.shell.devnet.contracts import selector
 
 REQUESTS = 2
 MOST_TOKENS = 40
-POINTS_MAX = 200
+POINTS_MAX = 2000
 TRIES_MAX = 8
 PATIENCE_S = 60.0
 FUNDS_MICROS = 200_000_000
 
+LAZY = ("web3", "eth_account", "libp2p", "coincurve", "unhosted.node.shell.chain.estimating")
 LOSS = loss_max(PRICE, tokens_in=PROMPT_TOKENS, window=window_tokens(PRICE))
 
 
@@ -137,6 +140,7 @@ class Case:
                 setting = replace(setting, kill_at=kill_at, is_hasty=is_hasty)
             self.programs[role] = Program(setting)
         self.channel = ""
+        self.story: list[object] = []
 
     def run(self) -> Outcome:
         try:
@@ -156,7 +160,7 @@ class Case:
             if is_done():
                 return
             turn()
-        raise AssertionError(f"it did not go on after {self.outcome}")
+        raise AssertionError(f"it did not go on after {self.outcome}: {self.story}")
 
     def _revive(self) -> None:
         """Start the dead again, and hold what its disk says against what it had let out."""
@@ -192,19 +196,23 @@ class Case:
         if not self.channel:
             opened = buyer.ask("open")
             if opened is None or opened.startswith("no channel"):
+                self.story.append(opened)
                 return False
             self.channel = opened
-        return bool(buyer.ask("join", self.channel) == "")
+        joined = buyer.ask("join", self.channel)
+        self.story.append(["joined", joined])
+        return bool(joined == "")
 
     def _work(self) -> None:
         if self._meet():
             reports = self.programs["buyer"].ask("work", MOST_TOKENS, REQUESTS - self.outcome.finished)
+            self.story.append(reports)
             self.outcome.finished += sum(not report[-1] for report in reports or ())
 
     def _close(self) -> None:
         """Again, if the word about it or its transaction was lost in a crash."""
         if self._meet():
-            self.programs["buyer"].ask("close")
+            self.story.append(self.programs["buyer"].ask("close"))
         for _ in range(200):
             if self._is_closed() or any(program.is_dead for program in self.programs.values()):
                 return
@@ -301,6 +309,8 @@ def in_fork(work: Callable[[], None]) -> None:
 
 def prepare(chain: DevChain, folder: Path) -> None:
     """The buyer's account holds enough, and names its operator."""
+    for module in LAZY:  # once, not in each life
+        importlib.import_module(module)
     fund(chain)
     chain.mint(OWNER.address, FUNDS_MICROS)
     in_fork(partial(trio.run, _deposit, chain.url, folder))

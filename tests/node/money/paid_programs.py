@@ -8,7 +8,6 @@ called `evidence`, which outlives it: that is what its disk is held against.
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -20,18 +19,21 @@ from typing import Any
 import trio
 
 from tests.node.chain.stage import FAST, HASTY, OPERATOR, OWNER, SELLER
-from unhosted.market.channel_effects import Authorise, Effect, ReleaseTokens, StoreVoucher
-from unhosted.market.channel_events import Authorised, VoucherStored
+from tests.node.money.paid_life import (
+    PROMPT_TOKENS,
+    DeadlyPayee,
+    DeadlyPayer,
+    DeadlyStream,
+    Life,
+    Setting,
+)
 from unhosted.market.credit import window_tokens
 from unhosted.market.ids import ChannelId, ModelHash, RequestId
-from unhosted.market.messages import VoucherMessage
-from unhosted.market.money import Price
 from unhosted.market.receipts import receipt_hash
 from unhosted.market.requests import RequestHash
 from unhosted.market.terms import Terms
 from unhosted.node.core.chain import ChainUnavailable
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken, PeerUnreachable
 from unhosted.node.shell.chain.adapter import WebChain, open_chain
 from unhosted.node.shell.chain.chains import chain_by_name
@@ -42,12 +44,9 @@ from unhosted.node.shell.money.paid_answer import PaidAnswer
 from unhosted.node.shell.money.paid_wire import (
     PROTOCOL,
     STREAM_MESSAGE_BYTES_MAX,
-    ReceiptGiven,
-    Tokens,
     WorkAsked,
-    decode_stream,
 )
-from unhosted.node.shell.money.payee import Payee, Sale
+from unhosted.node.shell.money.payee import Sale
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
@@ -56,123 +55,9 @@ from unhosted.node.shell.peers.identity import load_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
 
 MODEL = ModelHash(b"\x4d" * 32)
-PRICE = Price(in_micros_per_mtok=1_000_000, out_micros_per_mtok=3_000_000)
-"""3 micro-USDC a token: a window is 16 of them, 48 micro-USDC."""
-
-PROMPT_TOKENS = 10
-ALLOCATION_MICROS = 250_000
 COIN_MICROS = 1_000_000
 PATIENCE_S = 20.0
 RECEIPT_S = 5.0
-LATE_S = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """How one life of a program goes. url: of the chain. kill_at: the point at which it kills itself, -1
-    for never. length: tokens of an answer. pause_s: between two of its pieces. is_hasty: the control, which
-    goes on before the disk has it. allocation_micros: of the channel and of each top-up.
-    """
-
-    role: str
-    folder: str
-    url: str
-    host: str = "127.0.0.1"
-    port: int = 0
-    kill_at: int = -1
-    length: int = 40
-    pause_s: float = 0.0
-    cap_micros: int = 1_000_000
-    allocation_micros: int = ALLOCATION_MICROS
-    is_hasty: bool = False
-
-
-class Life:
-    """Points at which it can end, and what is left of it."""
-
-    def __init__(self, setting: Setting) -> None:
-        self._left = setting.kill_at
-        path = Path(setting.folder) / "evidence"
-        self._evidence = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def reach(self) -> None:
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._left -= 1
-
-    def note(self, *words: object) -> None:
-        os.write(self._evidence, (" ".join(map(str, words)) + "\n").encode())
-
-
-class DeadlyStream:
-    """The real stream, with a point after each message that was sent."""
-
-    def __init__(self, stream: Stream, life: Life) -> None:
-        self._stream, self._life = stream, life
-        self.peer, self.end = stream.peer, stream.end
-
-    async def send(self, message: bytes) -> None:
-        self._note("out", message)
-        await self._stream.send(message)
-        self._life.reach()
-
-    async def receive(self) -> bytes | None:
-        message = await self._stream.receive()
-        if message is not None:
-            self._note("in", message)
-        return message
-
-    def _note(self, way: str, data: bytes) -> None:
-        match decode_stream(data):
-            case VoucherMessage(signed=signed):
-                self._life.note(way, "voucher", signed.voucher.amount_micros)
-            case Tokens(request_id=request_id, position=position, ids=ids):
-                self._life.note(way, "tokens", request_id.hex(), position + len(ids))
-            case ReceiptGiven(signed=signed):
-                self._life.note(way, "receipt", signed.receipt.request_id.hex(), receipt_hash(signed).hex())
-
-
-class DeadlyPayer(Payer):
-    """With a point before each effect. is_hasty: signs before the ledger has counted it."""
-
-    life: Life
-    is_hasty = False
-
-    async def _perform(self, effect: Effect) -> None:
-        self.life.reach()
-        if self.is_hasty and isinstance(effect, Authorise):
-            total = self.end.channel.tally.authorised_micros + effect.delta_micros
-            self.end.answer(Authorised(request_id=effect.request_id, total_micros=total))
-            assert self._nursery is not None
-            self._nursery.start_soon(self._late, effect)
-            return
-        await super()._perform(effect)
-
-    async def _late(self, effect: Effect) -> None:
-        await trio.sleep(LATE_S)
-        await super()._perform(effect)
-
-
-class DeadlyPayee(Payee):
-    """With a point before each effect. is_hasty: gives tokens before the book has the voucher."""
-
-    life: Life
-    is_hasty = False
-
-    async def _perform(self, effect: Effect) -> None:
-        self.life.reach()
-        if isinstance(effect, ReleaseTokens):
-            self.life.note("answered", "voucher", self.end.channel.tally.authorised_micros)
-        if self.is_hasty and isinstance(effect, StoreVoucher):
-            self.end.answer(VoucherStored(amount_micros=effect.amount_micros))
-            assert self._nursery is not None
-            self._nursery.start_soon(self._late, effect)
-            return
-        await super()._perform(effect)
-
-    async def _late(self, effect: Effect) -> None:
-        await trio.sleep(LATE_S)
-        await super()._perform(effect)
 
 
 @dataclass
@@ -317,10 +202,10 @@ class BuyerProgram:
         terms = Terms(
             request_id=RequestId(os.urandom(32)),
             channel_id=self._payer.end.channel.channel_id,
-            price=PRICE,
+            price=self._setting.price,
             tokens_in=PROMPT_TOKENS,
             tokens_out_max=most,
-            window_tokens=window_tokens(PRICE),
+            window_tokens=window_tokens(self._setting.price),
         )
         try:
             async with self._payer.open_request(
@@ -347,7 +232,7 @@ class SellerProgram:
         self._setting, self._life, self._book, self._chain = setting, life, book, chain
         self._network = _network(setting)
         self.made = 0
-        sale = Sale(price=PRICE, model=MODEL, engine=bytes(32), check="none", work=self._work)
+        sale = Sale(price=setting.price, model=MODEL, engine=bytes(32), check="none", work=self._work)
         terms = SellerTerms(coin_micros=lambda: COIN_MICROS)
         self._door = SellerDoor(chain, book, SELLER, sale=sale, terms=terms)
         self._watcher = SellerWatcher(

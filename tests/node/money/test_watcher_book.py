@@ -1,4 +1,4 @@
-"""What the watch does when its own disk fails it, and how a claim is planned beside others."""
+"""What the watch does when its own disk or an endpoint fails it, and how a claim is planned beside others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,9 @@ from tests.node.chain.stage import SELLER, fake_stage
 from tests.node.money.seller_world import AT, config_of, facts, id_of, voucher
 from tests.node.money.watch_stage import watched
 from unhosted.market.claims import ClaimFees
-from unhosted.node.core.chain import ClaimRow
+from unhosted.node.core.chain import Call, CallReverted, ClaimRow, Receipt, Signer
 from unhosted.node.core.errors import Refused
+from unhosted.node.shell.money import claiming, watcher
 from unhosted.node.shell.money.claiming import Seen, claim_of, fees_now, plan_claim
 from unhosted.node.shell.money.seller_book import SellerBook
 from unhosted.node.shell.money.seller_words import ClaimInFlight, SoldChannel
@@ -130,5 +131,29 @@ def test_the_book_goes_on_at_the_block_after_the_last_one_noted(tmp_path: Path) 
                 await seller.watcher.note_events((), to_block=7)
                 assert await seller.book.cursor(seller.stage.chain.facts.channels) == 8
                 assert seller.watcher.status.next_block == 8
+
+    trio.run(main)
+
+
+def test_what_was_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that lies once must not cost the voucher."""
+    monkeypatch.setattr(watcher, "REFUSED_S", 0)
+    monkeypatch.setattr(claiming, "RETRY_S", 0.02)
+
+    async def main() -> None:
+        async with watched(fake_stage, tmp_path / "book.db") as seller:
+            await seller.open()
+            await seller.promise(500_000)
+
+            async def lie(call: Call, signer: Signer, *, key: str) -> Receipt:
+                raise CallReverted("BadSig", {"id": seller.id_of()}, "a lie")
+
+            with monkeypatch.context() as lying:
+                lying.setattr(seller.stage.chain, "send", lie)
+                await seller.look()
+            assert seller.alarms == {"claim_refused"}
+            await seller.look()
+            assert (await seller.on_chain()).claimed_micros == 500_000
+            assert seller.alarms == set()
 
     trio.run(main)

@@ -12,7 +12,7 @@ from eth_account.messages import encode_typed_data
 
 from tests.devchain import DevChain
 from tests.node.wallet.conftest import Unhosted
-from unhosted.market.channels import ChannelConfig, channel_id
+from unhosted.market.channels import ChainId, ChannelConfig, Deployment, channel_id
 from unhosted.market.eip712 import allocate_digest, channels_separator
 from unhosted.market.ids import Address, address_text
 from unhosted.node import config as settings
@@ -313,3 +313,60 @@ def test_a_contract_wallet_signs_in_its_own_way(
         assert account["free_micros"] == 2 * USD
     else:
         assert outcome.code == 1 and "the chain does not take it either" in outcome.err
+
+
+def test_a_second_deposit_counts_what_lies_there_unspent(
+    unhosted: Unhosted, home: Path, key_file: str, on_chain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_chain.give_eth(Address(bytes.fromhex(key_file[2:])), 10**18)
+    wallet = on_chain.account("wallet")
+    monkeypatch.setenv("UNHOSTED_OWNER_KEY", wallet.key.hex())
+    assert unhosted("wallet", "fund", "4", "--json").json["state"] == "sent"
+    monkeypatch.setenv("UNHOSTED_OWNER_KEY", wallet.key.hex())
+    refused = unhosted("wallet", "fund", "1.000001")
+    assert refused.code == 1 and "unspent in the contract 4.00" in refused.err
+    monkeypatch.setenv("UNHOSTED_OWNER_KEY", wallet.key.hex())
+    assert unhosted("wallet", "fund", "1", "--json").json["state"] == "sent"
+
+
+def test_a_close_by_a_key_that_may_not_is_told_in_words(
+    unhosted: Unhosted, home: Path, on_chain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, other = on_chain.account("deployer"), on_chain.account("seller")
+    monkeypatch.setenv("UNHOSTED_PRIVATE_KEY", operator.key.hex())
+    monkeypatch.setenv("UNHOSTED_OWNER_KEY", on_chain.account("wallet").key.hex())
+    assert unhosted("wallet", "fund", "4").code == 0
+    open_channel(on_chain, KeySigner(operator.key))
+    monkeypatch.setenv("UNHOSTED_PRIVATE_KEY", other.key.hex())
+    refused = unhosted("wallet", "close", "--all")
+    assert refused.code == 1
+    assert "may not close" in refused.err and address_text(operator.address) in refused.err
+
+
+def test_all_channels_to_close_are_those_of_this_chain(
+    unhosted: Unhosted, home: Path, on_chain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = on_chain.account("deployer")
+    monkeypatch.setenv("UNHOSTED_PRIVATE_KEY", operator.key.hex())
+    monkeypatch.setenv("UNHOSTED_OWNER_KEY", on_chain.account("wallet").key.hex())
+    assert unhosted("wallet", "fund", "4").code == 0
+    of = open_channel(on_chain, KeySigner(operator.key))
+    paths = settings.load().paths
+    elsewhere = Deployment(chain_id=ChainId(8453), contract=on_chain.channels.contract)
+
+    async def note() -> None:
+        async with open_ledger(paths.ledger_file, paths.ledger_seal_file, cap_micros=5 * USD) as ledger:
+            (known,) = (await ledger.view()).channels
+            for salt in range(4):
+                config = replace(known.config, salt=bytes((salt,)) * 32)
+                await ledger.note_channel(elsewhere, config, USD // 4)
+
+    trio.run(note)
+    monkeypatch.setenv("UNHOSTED_PRIVATE_KEY", operator.key.hex())
+    (outcome,) = unhosted("wallet", "close", "--all", "--json").json
+    assert (outcome["channel"], outcome["state"]) == (of, "requested")
+
+
+def test_the_nodes_own_key_is_no_owner(unhosted: Unhosted, key_file: str, on_chain: DevChain) -> None:
+    refused = unhosted("wallet", "fund", "1", "--owner", key_file)
+    assert refused.code == 1 and "this node's own key" in refused.err

@@ -37,6 +37,7 @@ ROOM = DepositRoom(
     spent_micros=1_000_000,
     reserved_micros=500_000,
     in_contract_micros=97_000_000,
+    unspent_micros=250_000,
     deposited_max_micros=100_000_000,
 )
 
@@ -108,6 +109,7 @@ def test_a_deposit_within_all_bounds_is_accepted() -> None:
     [
         (replace(ROOM, cap_micros=0), 1, 1, "the monthly cap is 0"),
         (ROOM, 3_500_001, 5_000_000, r"above the USD 3\.50 that may still be spent.*cap 5\.00, spent 1\.00"),
+        (replace(ROOM, unspent_micros=3_999_999), 2, 1, r"above the USD 0\.000001 .*unspent in the contract"),
         (ROOM, 3_000_001, 5_000_000, r"would make USD 100\.000001 in the contract.*limit of USD 100\.00"),
         (replace(ROOM, spent_micros=9_000_000), 1, 1, r"above the USD 0\.00"),
         (ROOM, 1, 5_000_001, r"monthly limit of USD 5\.000001"),

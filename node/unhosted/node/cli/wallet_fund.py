@@ -167,7 +167,7 @@ def withdraw(amount: int, owner: str | None, chain: str | None, as_json: bool) -
 
 @click.command()
 @click.argument("channels", nargs=-1, metavar="[CHANNEL]…")
-@click.option("--all", "wants_all", is_flag=True, help="All channels that are open.")
+@click.option("--all", "wants_all", is_flag=True, help="All channels that are open on this chain.")
 @chain_option
 @json_option
 def close(channels: tuple[str, ...], wants_all: bool, chain: str | None, as_json: bool) -> None:

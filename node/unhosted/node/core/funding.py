@@ -116,13 +116,14 @@ class DepositRequest:
 class DepositRoom:
     """What bounds a deposit. cap, spent and reserved: of this month. in_contract: free and in channels.
 
-    deposited_max: `wallet.max-total-deposit-usd`.
+    unspent: of that, what no voucher has promised to a seller. deposited_max: `wallet.max-total-deposit-usd`.
     """
 
     cap_micros: int
     spent_micros: int
     reserved_micros: int
     in_contract_micros: int
+    unspent_micros: int
     deposited_max_micros: int
 
 
@@ -142,14 +143,15 @@ def check_deposit(room: DepositRoom, *, amount_micros: int, limit_micros: int) -
         raise Refused(
             "invalid_request", "a deposit of 0 moves nothing: name an amount in USD", field="amount"
         )
-    left = room.cap_micros - room.spent_micros - room.reserved_micros
+    # What is reserved lies in a channel, so it is among what is unspent, or is yet to be allocated.
+    left = room.cap_micros - room.spent_micros - max(room.reserved_micros, room.unspent_micros)
     if amount_micros > left:
         raise Refused(
             "cap_reached",
             f"a deposit of USD {format_usd(amount_micros)} is above the USD {format_usd(max(0, left))} that "
-            f"may still be spent this month (cap {format_usd(room.cap_micros)}, spent "
-            f"{format_usd(room.spent_micros)}, reserved {format_usd(room.reserved_micros)}): deposit less, "
-            "or raise public.max-usd-per-month",
+            f"may still be spent this month and is not there yet (cap {format_usd(room.cap_micros)}, spent "
+            f"{format_usd(room.spent_micros)}, reserved {format_usd(room.reserved_micros)}, unspent in the "
+            f"contract {format_usd(room.unspent_micros)}): deposit less, or raise public.max-usd-per-month",
             field="amount",
         )
     if amount_micros + room.in_contract_micros > room.deposited_max_micros:

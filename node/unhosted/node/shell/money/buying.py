@@ -14,7 +14,7 @@ import trio
 from unhosted.market.channel_states import OnChain
 from unhosted.market.channels import DELAY_S_DEFAULT, ChannelConfig
 from unhosted.market.eip712 import allocate_digest, channels_separator
-from unhosted.market.ids import Address, ChannelId
+from unhosted.market.ids import Address, ChannelId, address_text
 from unhosted.market.messages import Allocation, DepositAuthorisation, RelayAnswer, RelayRequest
 from unhosted.market.money import MICROS_PER_USD, Micros
 from unhosted.node.core.chain import Chain, ChainUnavailable, Signer
@@ -64,7 +64,7 @@ class Buyer:
         """A new channel to `payee`, sent by the seller at the other end of `stream`.
 
         deposit: the owner's, if the account has too little. Returns when a block holds it.
-        Raises: Refused with the seller's words; ChannelBroken; ChainUnavailable.
+        Raises: Refused with the seller's words; RemoteFault; ChannelBroken; ChainUnavailable.
         """
         config = ChannelConfig(
             payer=self._payer,
@@ -82,7 +82,8 @@ class Buyer:
             allocation=await self._allocation(of, total_micros),
             deposit=deposit,
         )
-        with trio.fail_after(RELAY_WAIT_S):
+        data = None
+        with trio.move_on_after(RELAY_WAIT_S):
             await stream.send(encode_stream(request))
             data = await stream.receive()
         answer = None if data is None else decode_stream(data)
@@ -106,12 +107,13 @@ class Buyer:
 
         Raises: Refused, ChainUnavailable.
         """
-        known = await self._known(of)
+        await self._ledger.note_chain_time((await self._chain.head()).timestamp_unix_s)
+        now = await look_at(self._chain, of)
         payer = Payer(
             stream,
-            known=known,
+            known=await self._catch_up(of, now),
             bonds=self._bonds,
-            chain=await look_at(self._chain, of),
+            chain=now,
             ledger=self._ledger,
             signer=self._operator,
             top_up=lambda needed: self._top_up(payer, of, needed),
@@ -122,11 +124,38 @@ class Buyer:
             yield payer
             nursery.cancel_scope.cancel()
 
+    async def _catch_up(self, of: ChannelId, now: OnChain) -> KnownChannel:
+        """With what happened while no stream was open: an allocation that was sent late, a close."""
+        known = await self._known(of)
+        if now.phase == "closed":
+            await self._ledger.note_closed(of, now.claimed_micros)
+        elif now.deposit_micros > known.row.deposit_micros:
+            await self._ledger.note_deposit(of, now.deposit_micros, claimed_micros=now.claimed_micros)
+        return await self._known(of)
+
     async def _known(self, of: ChannelId) -> KnownChannel:
         for known in (await self._ledger.view()).channels:
             if known.row.channel_id == of:
+                self._check_ours(known)
                 return known
         raise Refused("invalid_request", f"the ledger knows no channel {of.hex()[:8]}")
+
+    def _check_ours(self, known: KnownChannel) -> None:
+        """The ledger outlives a change of chain or key. Raises: Refused."""
+        at, signer = self._chain.facts.channels, self._operator.address
+        if known.deployment != at:
+            raise Refused(
+                "chain_mismatch",
+                f"the channel is on chain {known.deployment.chain_id} in"
+                f" {address_text(known.deployment.contract)}, and the settings name chain {at.chain_id} and"
+                f" {address_text(at.contract)}: set chain.name, or open a channel there",
+            )
+        if known.config.signer != signer:
+            raise Refused(
+                "key_refused",
+                f"vouchers of the channel are signed by {address_text(known.config.signer)}, and this node's"
+                f" key is {address_text(signer)}: put that key back, or open another channel",
+            )
 
     async def _allocation(self, of: ChannelId, total_micros: int) -> Allocation:
         """By the chain's own clock, since it is the chain that judges."""

@@ -63,11 +63,13 @@ class ChannelEnd:
     async def finish(self, event: Event) -> None:
         """Take a last event, after `run` ended.
 
-        Before it comes what the end of `run` cut short: the effects of a step belong together, and a peer that
-        chooses the moment of its leaving must not choose which of them happen. The one that was under way is
-        performed again, so effects can be repeated.
+        Before it comes what the end of `run` cut short: the effects of a step belong together, and a peer
+        that chooses the moment of its leaving must not choose which of them happen. The one that was under
+        way is performed again, so effects can be repeated. What comes of them is not taken any more: with
+        nobody at the other end it could only count as sent what is not.
         """
         await self._perform_undone()
+        self._answers.clear()
         await self._take(event)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -28,6 +28,8 @@ class PaidStream:
     async def send(self, message: StreamMessage) -> None:
         """Nothing happens once the stream is broken: what matters is on the disk."""
         async with self._sending:
+            if self._broken.cancel_called:
+                return
             try:
                 with trio.move_on_after(SEND_WAIT_S) as waiting:
                     await self._stream.send(encode_stream(message))

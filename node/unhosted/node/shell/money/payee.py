@@ -151,7 +151,7 @@ class Payee:
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
-            self._stream.break_off()  # what is left is for the disk, and a peer that takes nothing holds it up
+            self._stream.break_off()  # what is left is for the disk, whatever the peer takes
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.end.finish(events.ContactLost())
 
@@ -347,17 +347,18 @@ class Payee:
     async def _settle(self, effect: effects.SettleRequest) -> None:
         """A request that was never begun is in no book, and has no receipt."""
         job = self._jobs[effect.request_id]
-        if await self._book.request(effect.request_id) is None:
-            return
-        is_owed = effect.due_micros > 0 or effect.tokens_out > 0
-        job.receipt = await self._book.settle_request(
-            effect.request_id,
-            tokens_out=effect.tokens_out,
-            due_micros=effect.due_micros,
-            end=effect.end,
-            make_receipt=self._maker(job, effect) if is_owed else None,
-            channel_id=self._sold.channel_id,
-        )
+        if await self._book.request(effect.request_id) is not None:
+            is_owed = effect.due_micros > 0 or effect.tokens_out > 0
+            job.receipt = await self._book.settle_request(
+                effect.request_id,
+                tokens_out=effect.tokens_out,
+                due_micros=effect.due_micros,
+                end=effect.end,
+                make_receipt=self._maker(job, effect) if is_owed else None,
+                channel_id=self._sold.channel_id,
+            )
+        if effect.end == "lost":  # its end is told to nobody
+            del self._jobs[effect.request_id]
 
     async def _tell_end(self, request_id: RequestId, tokens_out: int, end: EndKind) -> None:
         job = self._jobs[request_id]

@@ -32,6 +32,7 @@ from unhosted.node.shell.money.end import ChannelEnd
 from unhosted.node.shell.money.ledger import Ledger
 from unhosted.node.shell.money.ledger_words import KnownChannel
 from unhosted.node.shell.money.paid_answer import PaidAnswer
+from unhosted.node.shell.money.paid_close import CloseAsked
 from unhosted.node.shell.money.paid_receipts import ReceiptsDue
 from unhosted.node.shell.money.paid_stream import PaidStream
 from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
@@ -44,9 +45,6 @@ GOODBYE_S = 10.0
 
 AGREE_S = 30.0
 """A seller looks at the chain and at its book before it says what is due."""
-
-CLOSE_S = 30.0
-"""It looks at its book, and signs; who waits longer asks the contract."""
 
 TopUp = Callable[[int], Awaitable[None]]
 """Asked for once per deposit, with what is missing at least (0: it is only running low)."""
@@ -82,7 +80,7 @@ class Payer:
         self._opening = trio.Lock()
         self._shown: SignedVoucher | None = None
         self._agreed = trio.Event()
-        self._close: tuple[trio.Event, list[CloseSigned | Refused]] | None = None
+        self._close = CloseAsked()
         self._nursery: trio.Nursery | None = None
         self.faults: list[effects.ReportFault] = []
         self.end = ChannelEnd(
@@ -125,10 +123,11 @@ class Payer:
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
+            self._stream.break_off()  # what is left is for the disk, whatever the peer takes
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.end.finish(events.ContactLost())
             await self._release_rest()
-            self._closed(refusal("no_contact"))
+            self._close.answer(refusal("no_contact"))
 
     @asynccontextmanager
     async def open_request(
@@ -147,7 +146,12 @@ class Payer:
         """
         request_id = terms.request_id
         answer = PaidAnswer(terms)
-        await self._ledger.reserve(request_id, terms.channel_id, terms.cost_micros_max)
+        try:
+            await self._ledger.reserve(request_id, terms.channel_id, terms.cost_micros_max)
+        except Refused as why:
+            if why.details.get("reason") == "deposit":
+                self._ask_top_up(terms.cost_micros_max)
+            raise
         try:
             await self._ask(
                 answer,
@@ -179,16 +183,9 @@ class Payer:
 
         Raises: Refused if requests are live, or the seller does not sign; ask the contract then.
         """
-        done, result = trio.Event(), list[CloseSigned | Refused]()
-        self._close = (done, result)
+        self._close.begin()
         await self.end.feed(events.CloseWanted())
-        with trio.move_on_after(CLOSE_S):
-            await done.wait()
-        if not result:
-            raise Refused("no_provider", "the seller does not answer the close; ask the contract for it")
-        if isinstance(signed := result[0], Refused):
-            raise signed
-        return signed
+        return await self._close.wait()
 
     async def offer_top_up(self, allocation: messages.Allocation) -> None:
         """Ask the seller to send a larger allocation; the chain shows whether it did."""
@@ -222,6 +219,10 @@ class Payer:
             if answer.refused is not None:
                 raise answer.refused
             await self._stream.send(make(sequence))
+
+    def _ask_top_up(self, needed_micros: int) -> None:
+        if self._nursery is not None and self._top_up is not None:
+            self._nursery.start_soon(self._top_up, needed_micros)
 
     async def _stop(self, answer: PaidAnswer) -> None:
         if not answer.ended.is_set():
@@ -267,9 +268,9 @@ class Payer:
             case messages.RelayAnswer(transaction=None, message=why):
                 return _LOG.warning("top_up_refused why=%s", why)
             case CloseSigned():
-                return self._closed(message)
+                return self._close.answer(message)
             case messages.CloseRefused():
-                return self._closed(refusal(message.reason))
+                return self._close.answer(refusal(message.reason))
             case _:
                 return
         await self.end.feed(event)
@@ -293,11 +294,6 @@ class Payer:
             self.faults.append(found)
         elif found is not None:
             await self._stream.send(found)
-
-    def _closed(self, result: CloseSigned | Refused) -> None:
-        if self._close is not None:
-            self._close[1].append(result)
-            self._close[0].set()
 
     def _fed(self, channel: Channel, event: Event) -> None:
         if isinstance(event, events.RequestOpened) and event.terms.request_id in channel.live:
@@ -328,8 +324,7 @@ class Payer:
                 answer.refuse(refusal(why))
                 answer.finish("failed", tokens_out=0, due_micros=0)
             case effects.AskTopUp(needed_micros=needed):
-                if self._nursery is not None and self._top_up is not None:
-                    self._nursery.start_soon(self._top_up, needed)
+                self._ask_top_up(needed)
             case effects.TellStop(request_id=request_id, reason=reason):
                 await self._tell_stop(request_id, reason)
             case effects.TellAnswer(contact=contact, due_micros=due):
@@ -340,7 +335,7 @@ class Payer:
             case effects.OfferClose(amount_micros=amount):
                 await self._stream.send(messages.CloseOffer(signed=self._vouchers.sign(self._signer, amount)))
             case effects.RefuseClose(reason=why):
-                self._closed(refusal(why))
+                self._close.answer(refusal(why))
             case effects.RecordClosed(claimed_micros=claimed):
                 await self._ledger.note_closed(of, claimed)
             case effects.ReportFault():
@@ -364,11 +359,12 @@ class Payer:
             answer.refuse(why)
 
     async def _settle(self, effect: effects.SettleRequest) -> None:
+        if (answer := self._answers.get(effect.request_id)) is None:
+            return  # begun again: it is written down, only the thanks were cut short
         await self._writes.wait(effect.request_id)
         due, due_max = effect.due_micros, effect.due_max_micros
-        await self._ledger.finish(effect.request_id, due, due_max_micros=due_max)
-        if (answer := self._answers.get(effect.request_id)) is None:
-            return
+        with trio.CancelScope(shield=True):
+            await self._ledger.finish(effect.request_id, due, due_max_micros=due_max)
         if effect.end == "lost":
             answer.refuse(stopped("stalled"))
         self._over(answer, effect.end, tokens_out=effect.tokens_out, due_micros=due)

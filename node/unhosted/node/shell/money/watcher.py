@@ -48,6 +48,10 @@ ASKED_AT_ONCE = 8
 RETRY_S = 10.0
 """After an answer that could not be had: endpoints limit who asks more often."""
 
+REFUSED_S = 3_600
+"""What the contract refused is asked for again after an hour: a top-up that vanished may be back, and an
+endpoint may have lied. Asking costs no gas."""
+
 OUTAGE_ALARM_S = 900.0
 """Endpoints are away for minutes; a quarter of an hour is more than they need to come back."""
 
@@ -100,7 +104,7 @@ class SellerWatcher:
         self._wake = trio.Event()
         self._carried: set[str] = set()
         self._best: dict[ChannelId, int] = {}
-        self._refused: dict[ChannelId, int] = {}
+        self._refused: dict[ChannelId, tuple[int, int]] = {}
         self._answered_at = trio.current_time()
         self._status = WatchStatus(alarms=(), credit_micros=0, in_flight=0, next_block=0, looked_at_unix_s=0)
 
@@ -244,13 +248,14 @@ class SellerWatcher:
                 return
 
     def _is_watched(self, channel: SoldChannel) -> bool:
-        """With a voucher that is not claimed; one that the contract refused waits for a better one."""
-        is_refused = self._refused.get(channel.channel_id) == channel.best_micros
+        """With a voucher that is not claimed; one that was refused waits for a better one, or for an hour."""
+        refused_micros, until_unix_s = self._refused.get(channel.channel_id, (-1, 0))
+        is_refused = refused_micros == channel.best_micros and self._now_unix_s() < until_unix_s
         return channel.best_micros > channel.facts.claimed_micros and not is_refused
 
     def _claim_done(self, refused: ChannelId | None) -> None:
         if refused is not None:
-            self._refused[refused] = self._best.get(refused, 0)
+            self._refused[refused] = (self._best.get(refused, 0), self._now_unix_s() + REFUSED_S)
         self.look_soon()
 
     def _carry_in(self, nursery: trio.Nursery, key: str) -> None:

@@ -89,6 +89,18 @@ async def plan_close(chain: Chain, at: Deployment, config: ChannelConfig) -> Clo
     return ClosePlan(step="finalize", refund_micros=refund_micros, ready_unix_s=ready_unix_s, call=call)
 
 
+async def check_closer(chain: Chain, config: ChannelConfig, signer: Address) -> None:
+    """Raises: Refused unless the contract lets this key ask for the close; ChainUnavailable."""
+    operator = (await chain.account(config.payer)).operator
+    if signer not in (config.payer, operator):
+        raise Refused(
+            "key_refused",
+            f"this node's key {address_text(signer)} may not close channels of {address_text(config.payer)}, "
+            f"whose operator is {address_text(operator)}: use that key, or let the owner name this one with "
+            "another deposit, `unhosted wallet fund AMOUNT`",
+        )
+
+
 async def relayed_close(chain: Chain, at: Deployment, config: ChannelConfig, signer: Signer) -> Call:
     """The request to close, signed by the operator, for whoever has the gas to send it."""
     valid_before_unix_s = (await chain.head()).timestamp_unix_s + CLOSE_VALID_S

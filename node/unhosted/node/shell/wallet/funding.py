@@ -42,12 +42,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """This month by the node's own ledger, and what it has in channels that are not closed."""
+    """This month by the node's own ledger, and what it has in channels that are not closed; unspent: of that,
+    what no voucher has promised to a seller."""
 
     cap_micros: int
     spent_micros: int
     reserved_micros: int
     in_channels_micros: int
+    unspent_in_channels_micros: int
 
 
 async def propose(
@@ -61,13 +63,22 @@ async def propose(
     now: Callable[[], float] = time.time,
 ) -> DepositRequest:
     """Check the bounds and keep the request. Raises: Refused; ChainUnavailable."""
+    if wish.owner == wish.operator:
+        raise Refused(
+            "key_refused",
+            f"{address_text(wish.owner)} is this node's own key: who takes the node could withdraw it all, "
+            "whatever the limit; deposit from an address whose key is elsewhere (wallet.owner)",
+            field="owner",
+        )
     account = await chain.account(wish.owner)
+    signed_micros = await _signed_micros(chain, files, wish.owner, now_unix_s=int(now()))
     limit_micros = spending.cap_micros if wish.limit_micros is None else wish.limit_micros
     room = DepositRoom(
         cap_micros=spending.cap_micros,
         spent_micros=spending.spent_micros,
         reserved_micros=spending.reserved_micros,
-        in_contract_micros=account.free_micros + spending.in_channels_micros,
+        in_contract_micros=account.free_micros + signed_micros + spending.in_channels_micros,
+        unspent_micros=account.free_micros + signed_micros + spending.unspent_in_channels_micros,
         deposited_max_micros=deposited_max_micros,
     )
     check_deposit(room, amount_micros=wish.amount_micros, limit_micros=limit_micros)
@@ -97,6 +108,16 @@ async def propose(
     )
     await trio.to_thread.run_sync(lambda: files.save(request, now_unix_s=int(now())))
     return request
+
+
+async def _signed_micros(chain: Chain, files: DepositFiles, owner: Address, *, now_unix_s: int) -> int:
+    """Deposits that are signed and not sent, as far as is known here: whoever has the file may send them."""
+    waiting = await trio.to_thread.run_sync(partial(files.waiting, now_unix_s=now_unix_s))
+    return sum(
+        one.amount_micros
+        for one in waiting
+        if one.signature is not None and (one.owner, one.channels) == (owner, chain.facts.channels)
+    )
 
 
 async def accept_signature(
