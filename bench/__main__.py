@@ -8,6 +8,7 @@ from bench import (
     latency,
     ledger,
     overhead,
+    paid,
     peers,
     scaling,
     settlement,
@@ -43,6 +44,7 @@ def main() -> int:
     vouchers.run(report, rounds=rounds)
     ledger.run(report, seconds=5 if options.quick else 20)
     settlement.run(report)
+    paid.run(report, models=models[:1], rounds=rounds)
     held = soak.run(report, model=models[0], seconds=30 if options.quick else 180)
     save(report, options.json)
     return 0 if held else 1

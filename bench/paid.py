@@ -196,7 +196,8 @@ class _Buyer:
         async def one() -> None:
             nonlocal tokens
             for _ in range(REPEATS_BY_STREAMS[streams]):
-                tokens += await ask()
+                came = await ask()  # not in one line: the sum must be read after the wait
+                tokens += came
 
         started_s = time.perf_counter()
         async with trio.open_nursery() as nursery:

@@ -66,6 +66,7 @@ QUESTIONS = (
     "Why do cats purr?",
 )
 LIFE_S = 3_600
+RECEIPT_WAIT_S = 10.0
 CLOSE_LOOK_S, CLOSE_LOOKS_MAX = 0.2, 300
 ENGINE_DOMAIN = b"unhosted/engine/v1"
 
@@ -243,10 +244,12 @@ class _Trial:
         ) as answer:
             async for piece in answer:
                 count += len(piece)
-        await answer.receipted.wait()
+        with trio.move_on_after(RECEIPT_WAIT_S):
+            await answer.receipted.wait()
         spent = (await self.ledger.view()).book.spent_micros
         self.say(
-            f"{len(ids)} + {count} tokens, {format_usd(answer.due_micros)} USD, receipted;"
+            f"{len(ids)} + {count} tokens, {format_usd(answer.due_micros)} USD,"
+            f" {'receipted' if answer.receipt else 'no receipt came'};"
             f" {format_usd(spent)} of {format_usd(CAP)} USD this month"
         )
         return TrialAnswer(
