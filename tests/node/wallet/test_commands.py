@@ -1,6 +1,7 @@
 """`unhosted wallet` over a real chain, with the owner's signature made as a wallet makes it."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from unhosted.node.shell.money.ledger import open_ledger
 pytestmark = pytest.mark.slow
 
 USD = 1_000_000
+RECEIPT_LOOKS = 250
 
 
 def buyer(chain: DevChain) -> str:
@@ -150,10 +152,22 @@ def test_elsewhere_a_withdrawal_is_only_shown_for_the_owner_to_send(
     more = {"chainId": call["chain_id"], "value": 0, "nonce": 0, "maxFeePerGas": 10**10}
     nonce = on_chain.rpc.call("eth_getTransactionCount", address_text(owner.address), "latest")
     signed = Account.sign_transaction(fields | more | {"nonce": nonce, "maxPriorityFeePerGas": 1}, owner.key)
-    on_chain.rpc.call("eth_sendRawTransaction", "0x" + bytes(signed.raw_transaction).hex())
+    sent = on_chain.rpc.call("eth_sendRawTransaction", "0x" + bytes(signed.raw_transaction).hex())
+    receipt = _receipt(on_chain, sent)
+    assert receipt["status"] == "0x1", (receipt, fields)
     assert on_chain.usdc_balance(owner.address) == before + USD
     refused = unhosted("wallet", "withdraw", "3.5", "--owner", address_text(owner.address))
     assert refused.code == 1 and "USD 3.00 of" in refused.err
+
+
+def _receipt(chain: DevChain, transaction: str) -> dict[str, Any]:
+    """A node answers when it has a transaction, and mines it a moment later."""
+    for _ in range(RECEIPT_LOOKS):
+        receipt: dict[str, Any] | None = chain.rpc.call("eth_getTransactionReceipt", transaction)
+        if receipt is not None:
+            return receipt
+        time.sleep(0.02)
+    raise AssertionError(f"{transaction} was not mined")
 
 
 def open_channel(chain: DevChain, operator: KeySigner) -> str:
