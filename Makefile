@@ -31,8 +31,9 @@ demo: .venv/.installed
 	$(BIN)/unhosted run --temperature 0 --max-tokens 48 '$(QUESTION)'
 	$(BIN)/unhosted devnet --try
 
-# The page is tested in a real browser where there is one, and in CI always.
-test: .venv/.installed-dev
+# The page is tested in a real browser where there is one, and in CI always. Money is tested on a real chain,
+# anvil, which npm brings.
+test: .venv/.installed-dev contracts/node_modules/.installed
 	@if [ -n "$$CI" ] || { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1; then \
 	  exec $(BIN)/python -m pytest $(PYTEST_ARGS); \
 	else \
@@ -70,6 +71,9 @@ contracts-deep: contracts-slither
 	cd contracts && $(TOOLS).mutants
 
 contracts/node_modules/.installed: contracts/package.json
+	@command -v npm >/dev/null || { \
+	  echo 'error: npm is missing; it brings the compiler and the local chain of the tests.' \
+	    'Next, on Debian and Ubuntu: apt-get install nodejs npm' >&2; exit 1; }
 	cd contracts && npm install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error
 	@touch $@
 

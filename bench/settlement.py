@@ -1,6 +1,6 @@
 """What settlement costs: `python -m bench.settlement`; gas on a local chain, and dollars from it.
 
-Needs anvil (`npm install` in contracts). Gas is the chain's and not this machine's: the figures do not vary.
+Gas is the chain's, not this machine's: the figures do not vary, and both engines of `devnet` give the same.
 """
 
 import sys
@@ -22,6 +22,7 @@ from unhosted.market.ids import Address, ChannelId
 from unhosted.market.money import MICROS_PER_USD, Micros
 from unhosted.node.core.chain import Call, ClaimRow
 from unhosted.node.shell.chain import calls
+from unhosted.node.shell.devnet.engines import choose_engine
 from unhosted.node.shell.keys.signer import KeySigner
 
 ROWS = 100
@@ -144,7 +145,7 @@ class Bench:
 
 def run(report: Report) -> None:
     started = time.monotonic()
-    with dev_chain("anvil") as chain:
+    with dev_chain(choose_engine("auto")) as chain:
         bench = Bench(chain)
         bench.measure()
     row_gas = bench.gas[f"claim of {ROWS} rows"] // ROWS
