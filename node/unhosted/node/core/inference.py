@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
 
+from unhosted.node.core.engine_facts import EngineFacts, Replay
+from unhosted.verify.observations import Observations
 from unhosted.verify.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -125,6 +127,36 @@ class LoadedModel:
     library: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """An answer to read again, all at once, to see whether this model draws these tokens.
+
+    output_ids: from the first one on, whole or a prefix. ignore_eos, constraint, sampling: as the answer was
+    asked for. replay: how to read it; the exact class needs the seller's own shape.
+    """
+
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    sampling: SamplingParams
+    constraint: Constraint | None = None
+    ignore_eos: bool = False
+    replay: Replay = field(default_factory=Replay)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedAnswer:
+    """seen: one entry per id of the request. text: what the ids spell, control tokens left out.
+
+    end_positions: where an id stands that ends a generation. out_of_range: the first position with an id
+    outside the vocabulary, and then nothing was scored; None is usual.
+    """
+
+    seen: Observations
+    text: str
+    end_positions: tuple[int, ...] = ()
+    out_of_range: int | None = None
+
+
 class Engines(Protocol):
     """The engines of this machine: models are loaded on first use and unloaded when idle."""
 
@@ -148,3 +180,14 @@ class Engines(Protocol):
     async def load(self, model: str) -> LoadedModel: ...
 
     async def unload(self, model: str) -> bool: ...
+
+    async def check(self, model: str, requests: Sequence[CheckRequest]) -> tuple[CheckedAnswer, ...]:
+        """Read answers again, several together, when the engine has nothing else to do.
+
+        A request of a user that comes meanwhile goes first. Raises: Refused, as `open_stream`.
+        """
+        ...
+
+    async def facts(self, model: str) -> EngineFacts:
+        """What decides how this engine rounds; loads the model if it must. Raises: Refused."""
+        ...
