@@ -34,6 +34,7 @@ class Disk:
         self.sequence = 0
         self.written_off = 0
         self.is_winding_up = False
+        self.hold = 0
         self.signature = Signature(b"")
 
 
@@ -88,6 +89,8 @@ class End:
             sequence=disk.sequence,
             written_off_micros=disk.written_off,
             is_winding_up=disk.is_winding_up,
+            credit_micros=self.pair.credit_micros if self.side == "payee" else 0,
+            hold_micros=disk.hold,
         )
 
     def _pay(self, effect: Effect) -> None:
@@ -134,6 +137,9 @@ class End:
             case _:
                 pass
 
+    def _credit(self) -> int:
+        return min(self.pair.credit_micros, self.disk.authorised // 4)
+
     def _serve(self, effect: Effect) -> None:
         disk, pair, account = self.disk, self.pair, self.pair.account
         disk.sequence = max(disk.sequence, self.channel.talk.sequence)
@@ -151,7 +157,9 @@ class End:
                 account.released.setdefault(rid, 0)
                 what = account.terms[rid]
                 needed = exact_cost(what, min(what.window_tokens, what.tokens_out_max))
-                assert disk.authorised >= needed, f"{needed} to begin, {disk.authorised} stored"
+                assert disk.authorised + self._credit() >= needed, (
+                    f"{needed} to begin, {disk.authorised} stored"
+                )
             case effects.SettleRequest(due_micros=due):
                 disk.settled += due
             case effects.SettleTotal(settled_micros=settled, written_off_micros=written_off):
@@ -160,13 +168,14 @@ class End:
                 pair.send("payer", events.EndReceived(request_id=rid, tokens_out=tokens_out, end=end))
             case effects.RefuseRequest(request_id=rid):
                 pair.send("payer", events.EndReceived(request_id=rid, tokens_out=0, end="failed"))
-            case effects.TellState(contact=contact, voucher_micros=shown, due_micros=due, sequence=sequence):
+            case effects.TellState(voucher_micros=shown):
                 state = events.StateReceived(
-                    contact=contact,
+                    contact=effect.contact,
                     voucher_micros=shown,
                     voucher_signer=SIGNER if shown else None,
-                    due_micros=due,
-                    sequence=sequence,
+                    due_micros=effect.due_micros,
+                    sequence=effect.sequence,
+                    credit_micros=effect.credit_micros,
                 )
                 pair.send("payer", state)
             case effects.AskVoucher(request_id=rid):
@@ -189,9 +198,12 @@ def voucher(amount: int, *, signer: Address | None = SIGNER, channel: ChannelId 
 class PaidPair:
     """Two ends, the link between them, the chain that both see, and the account of what happened."""
 
-    def __init__(self, *, deposit_micros: int = 1_000_000, cap_micros: int = 1 << 60) -> None:
+    def __init__(
+        self, *, deposit_micros: int = 1_000_000, cap_micros: int = 1 << 60, credit_micros: int = 0
+    ) -> None:
         self.now_ns = 0
         self.cap_micros = cap_micros
+        self.credit_micros = credit_micros
         self.chain = OnChain(phase="open", deposit_micros=deposit_micros)
         self.deposit_micros_max = deposit_micros
         self.account = Account()
@@ -252,6 +264,11 @@ class PaidPair:
         self.send("payee", asked)
         return True
 
+    def hold(self, hold_micros: int, release_as: RequestId | None = None) -> None:
+        """Written down before it is done: a payer that comes back knows what it may owe."""
+        self.payer.disk.hold = hold_micros
+        self.payer.feed(events.HoldChanged(hold_micros=hold_micros, request_id=release_as))
+
     def deliver(self, to: Side, place: int = 0, *, is_kept: bool = False) -> None:
         """Hand over the message at `place`; kept ones come again."""
         link = self.link[to]
@@ -310,9 +327,8 @@ class PaidPair:
         if isinstance(event, events.StateReceived):
             beyond = after.tally.settled_micros - before.tally.settled_micros
             if beyond > 0:
-                assert after.tally.settled_micros <= max(
-                    before.tally.settled_micros, after.tally.authorised_micros
-                )
+                covered = after.tally.authorised_micros + self.payer.disk.hold
+                assert after.tally.settled_micros <= max(before.tally.settled_micros, covered)
                 self.account.granted_micros += beyond
         if isinstance(event, events.StateReceived | events.ChainEvent):
             self.account.granted_micros += max(
@@ -343,7 +359,7 @@ class PaidPair:
             return
         tally, windows = after.tally, [exact_window(after.live[rid].terms) for rid in moved]
         delivered = self._delivered_at(after)
-        most = self.payee.disk.authorised + max(windows)
+        most = self.payee.disk.authorised + self.payee._credit() + max(windows)
         assert delivered - tally.written_off_micros - self.account.forgotten_micros <= most, (
             f"{delivered} delivered, {tally.written_off_micros} written off, {most} paid or on credit"
         )

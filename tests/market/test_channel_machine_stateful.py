@@ -35,9 +35,13 @@ class PaidLink(RuleBasedStateMachine):
         self.pair = PaidPair()
         self.opened = 0
 
-    @initialize(deposit=st.sampled_from((400, 2_000, 100_000)), cap=st.sampled_from((400, 3_000, 1 << 40)))
-    def begin(self, deposit: int, cap: int) -> None:
-        self.pair = PaidPair(deposit_micros=deposit, cap_micros=cap)
+    @initialize(
+        deposit=st.sampled_from((400, 2_000, 100_000)),
+        cap=st.sampled_from((400, 3_000, 1 << 40)),
+        credit=st.sampled_from((0, 60, 500)),
+    )
+    def begin(self, deposit: int, cap: int, credit: int) -> None:
+        self.pair = PaidPair(deposit_micros=deposit, cap_micros=cap, credit_micros=credit)
         self.pair.make_contact()
         self.pair.settle_down()
 
@@ -136,6 +140,10 @@ class PaidLink(RuleBasedStateMachine):
         )
         self.pair.payer.feed(state)
 
+    @rule(hold=st.sampled_from((0, 10, 60, 499)), is_paid_now=st.booleans())
+    def change_hold(self, hold: int, is_paid_now: bool) -> None:
+        self.pair.hold(hold, RequestId(b"\x0d" * 32) if is_paid_now else None)
+
     @rule(side=SIDES, place=SMALL)
     def stop(self, side: Side, place: int) -> None:
         live = list(self.pair.end(side).channel.live)
@@ -183,7 +191,8 @@ class PaidLink(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once the link is good again, both agree on what is due, or the seller has stopped."""
         pair = self.pair
-        if pair.chain.phase != "open":
+        if pair.chain.phase != "open" or pair.chain.deposit_micros < pair.payer.disk.authorised:
+            # A payee grants no more than there is, until what a reorganisation took is back.
             now = OnChain(phase="open", deposit_micros=300_000)
             pair.tell_chain(chain_events(pair.chain, now), now)
         pair.cap_micros = 1 << 60

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.market.paid_account import CHANNEL, SIGNER, exact_cost, terms
+from tests.market.paid_pair import PaidPair
 from tests.market.paid_steps import answer, faults, started
 from unhosted.market import channel_effects as effects
 from unhosted.market import channel_events as events
@@ -184,3 +185,19 @@ def test_nobody_closes_while_requests_live() -> None:
     pair.payee.feed(offer)
     assert list(pair.payee.waiting) == [effects.RefuseClose(reason="still_live")]
     assert pair.payer.channel.channel_id == CHANNEL
+
+
+def test_a_payee_that_sends_too_much_and_claims_more_does_not_end_the_buyers_process() -> None:
+    """The claim settles one request while another one's target stands: both in one step."""
+    pair = PaidPair(deposit_micros=400)
+    pair.make_contact()
+    pair.settle_down()
+    first = terms(1, tokens_in=0, tokens_out_max=2, window=1)
+    assert pair.open(first)
+    pair.payer.feed(events.TokensReceived(request_id=first.request_id, position=0, count=3))
+    assert pair.open(terms(2, tokens_in=0, tokens_out_max=1, window=1))
+    pair.payer.pump(20)
+    pair.payer.feed(events.EndReceived(request_id=first.request_id, tokens_out=3, end="finished"))
+    pair.payer.pump(20)
+    assert not pair.payer.channel.live
+    assert pair.payer.disk.settled == pair.payer.disk.authorised == exact_cost(first, 2)

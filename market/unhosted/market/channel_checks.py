@@ -18,6 +18,7 @@ from unhosted.market.channel_states import (
     Live,
     cost,
     cost_ahead,
+    held_micros,
 )
 from unhosted.market.money import AMOUNT_MICROS_MAX
 
@@ -50,7 +51,7 @@ def _check_tally(before: Channel, event: Event, after: Channel) -> None:
             f"settled {new.settled_micros} above its maximum {new.settled_max_micros}, or a sum < 0"
         )
     if after.role == "payer":
-        wanted = new.settled_micros + new.live_target_micros
+        wanted = new.settled_micros + new.live_target_micros - held_micros(after)
         if wanted > new.pledged_micros and not new.is_refused:
             raise BrokenInvariant(f"{wanted} wanted above {new.pledged_micros} pledged, and nobody refused")
         if new.pledged_micros > old.pledged_micros and not isinstance(
@@ -75,7 +76,7 @@ def _check_raise(after: Channel, is_told: bool) -> None:
     """What is pledged anew is wanted and within the deposit; the ledger may tell more (another process)."""
     if is_told:
         return
-    wanted = after.tally.settled_micros + after.tally.live_target_micros
+    wanted = after.tally.settled_micros + after.tally.live_target_micros - held_micros(after)
     if after.tally.pledged_micros > min(wanted, after.chain.deposit_micros):
         raise BrokenInvariant(
             f"pledged {after.tally.pledged_micros} of {wanted} wanted, deposit {after.chain.deposit_micros}"
@@ -84,6 +85,8 @@ def _check_raise(after: Channel, is_told: bool) -> None:
 
 def check_whole(channel: Channel) -> None:
     """Raises: BrokenInvariant."""
+    if channel.credit_micros < 0 or channel.hold_micros < 0:
+        raise BrokenInvariant(f"credit {channel.credit_micros} or hold {channel.hold_micros} is below 0")
     tally, live = channel.tally, channel.live
     if sum(request.due_micros for request in live.values()) != tally.live_due_micros:
         raise BrokenInvariant(f"dues of live requests are not {tally.live_due_micros} in sum")

@@ -169,6 +169,7 @@ class TellState:
     voucher_micros: int
     due_micros: int
     sequence: int
+    credit_micros: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

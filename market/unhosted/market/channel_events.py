@@ -68,13 +68,26 @@ class ContactLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateReceived:
-    """Payer: the payee's account of the channel. signer: of the voucher it shows; None if it shows none."""
+    """Payer: the payee's account of the channel. signer: of the voucher it shows; None if it shows none.
+
+    credit_micros: what it lets stand unpaid beside a window, from now on.
+    """
 
     contact: bytes
     voucher_micros: int
     voucher_signer: Address | None
     due_micros: int
     sequence: int
+    credit_micros: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldChanged:
+    """Payer: leave so much unpaid, within the payee's credit. request_id: a request that the ledger knows,
+    to authorise under what is no longer held; None where nothing shall be authorised now."""
+
+    hold_micros: int
+    request_id: RequestId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +218,7 @@ Event = (
     | ContactMade
     | ContactLost
     | StateReceived
+    | HoldChanged
     | AnswerReceived
     | RequestOpened
     | TokensReceived

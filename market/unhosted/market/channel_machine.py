@@ -48,6 +48,7 @@ TABLE: Mapping[type, Mapping[Phase, Phase]] = {
     events.ContactMade: _ALWAYS,
     events.ContactLost: _ALWAYS,
     events.StateReceived: _ALWAYS,
+    events.HoldChanged: _ALWAYS,
     events.AnswerReceived: _ALWAYS,
     events.RequestOpened: _ALWAYS,  # refused unless open, with the reason
     events.TokensReceived: _FUNDED,
@@ -80,6 +81,7 @@ _PAYER: Mapping[type, Rule] = {
     events.ContactMade: payer_rules.contact_made,
     events.ContactLost: payer_rules.contact_lost,
     events.StateReceived: payer_rules.state_received,
+    events.HoldChanged: payer_rules.hold_changed,
     events.RequestOpened: payer_rules.request_opened,
     events.TokensReceived: payer_rules.tokens_received,
     events.Authorised: payer_rules.authorised,

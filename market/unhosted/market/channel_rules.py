@@ -111,6 +111,8 @@ def with_request(channel: Channel, request_id: RequestId, live: Live, tally: Tal
         tally=tally,
         talk=channel.talk,
         live=entries,
+        credit_micros=channel.credit_micros,
+        hold_micros=channel.hold_micros,
     )
 
 

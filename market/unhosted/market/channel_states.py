@@ -7,6 +7,7 @@ Amounts are cumulative over the channel's whole life, in micro-USDC:
     authorised      what vouchers say is the payee's, committed in the payer's ledger or on the payee's disk
     pledged         authorised, once everything that is being written now has been written
     wanted          (payer) settled + the targets of live requests: what ought to be pledged by now
+    held            (payer) what of that it leaves unauthorised, within the credit that the payee grants
 
 What was authorised and not used, `authorised - due`, stays on the channel and the next request uses it first.
 Rules are in `channel_machine`; nothing here decides. The states are named tuples and not dataclasses because
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from unhosted.market.credit import CREDIT_PART
 from unhosted.market.ids import Address, ChannelId, RequestId
 from unhosted.market.money import Micros, cost_micros
 from unhosted.market.terms import Terms
@@ -111,7 +113,11 @@ class Talk(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """One end of a channel. signer: whose vouchers count. `live` is in the order of opening."""
+    """One end of a channel. signer: whose vouchers count. `live` is in the order of opening.
+
+    credit_micros: what the payee lets stand unpaid beside a window; it says so at each contact. hold_micros
+    (payer): how much it would leave unpaid, as a stake, until answers were checked.
+    """
 
     role: Role
     channel_id: ChannelId
@@ -120,6 +126,8 @@ class Channel(NamedTuple):
     tally: Tally = Tally()
     talk: Talk = Talk()
     live: Mapping[RequestId, Live] = MappingProxyType({})
+    credit_micros: int = 0
+    hold_micros: int = 0
 
 
 def due_micros(channel: Channel) -> int:
@@ -130,6 +138,16 @@ def due_micros(channel: Channel) -> int:
 def wanted_micros(channel: Channel) -> int:
     """What the payer ought to have authorised by now."""
     return channel.tally.settled_micros + channel.tally.live_target_micros
+
+
+def credit_now_micros(channel: Channel) -> int:
+    """What may stand unpaid beside a window: as the payee grants, in proportion to what was authorised."""
+    return min(channel.credit_micros, channel.tally.authorised_micros // CREDIT_PART)
+
+
+def held_micros(channel: Channel) -> int:
+    """What the payer leaves unauthorised of what it wants to."""
+    return min(channel.hold_micros, credit_now_micros(channel))
 
 
 def surplus_micros(channel: Channel) -> int:
@@ -176,11 +194,14 @@ def restore(
     sequence: int,
     written_off_micros: int = 0,
     is_winding_up: bool = False,
+    credit_micros: int = 0,
+    hold_micros: int = 0,
 ) -> Channel:
     """A channel from what was durable; requests that were live are gone.
 
     settled_max_micros: payer: what its ledger holds possible (`due_max`), as it cannot know how much of those
     requests it received; it grants up to what it authorised. Payee: the same as settled.
+    credit_micros: payee: what it grants. hold_micros: payer: the most that it may have held back before.
     """
     return Channel(
         role=role,
@@ -196,4 +217,6 @@ def restore(
             is_refused=role == "payer" and settled_micros > authorised_micros,
         ),
         talk=Talk(sequence=sequence, is_winding_up=is_winding_up),
+        credit_micros=credit_micros,
+        hold_micros=hold_micros,
     )

@@ -34,6 +34,11 @@ windows, and one part in a hundred of what the buyer authorised. Beyond that it 
 that always breaks off in time gets a discount of 1 %, not free service."""
 
 
+CREDIT_PART = 4
+"""Of what a buyer has authorised, the part that may stand on credit beside it: a new one has none, and one
+that vanishes has paid four fifths."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossMax:
     """The most that each side of one request can lose to the other, in micro-USDC.
@@ -83,6 +88,14 @@ def usable_deposit_micros(*, safe_micros: int, latest_micros: int) -> int:
     A seller that waited for safety would make every new buyer wait; what it risks instead is this little.
     """
     return max(safe_micros, min(latest_micros, UNSAFE_DEPOSIT_MICROS_MAX))
+
+
+def hold_max_micros(authorised_micros: int) -> int:
+    """What a payer may leave unpaid for a while as a stake: half of what the payee would forgive.
+
+    A payer that dies forgets what it held, and this much forgotten does not end the channel.
+    """
+    return write_off_max_micros(authorised_micros) // 2
 
 
 def write_off_max_micros(authorised_micros: int) -> int:

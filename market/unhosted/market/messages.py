@@ -37,13 +37,17 @@ class VoucherNeeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelState:
-    """Payee, first thing on a stream: its best voucher, what is settled, the newest request's sequence."""
+    """Payee, first thing on a stream: its best voucher, what is settled, the newest request's sequence.
+
+    credit_micros: what it lets the payer leave unpaid beside a window, until answers were checked.
+    """
 
     contact: bytes
     channel_id: ChannelId
     voucher: SignedVoucher | None
     due_micros: Micros
     sequence: int
+    credit_micros: int = 0
 
     def __post_init__(self) -> None:
         _check_size("contact", self.contact, CONTACT_BYTES)

@@ -81,6 +81,7 @@ def _pack_state(state: messages.ChannelState) -> Packed:
         "ch": state.channel_id,
         "due": state.due_micros,
         "seq": state.sequence,
+        **({"credit": state.credit_micros} if state.credit_micros else {}),
         **_pack_voucher(state.voucher),
     }
 
@@ -92,6 +93,7 @@ def _unpack_state(fields: Fields) -> messages.ChannelState:
         voucher=_unpack_voucher(fields) if fields.has("amount") or fields.has("sig") else None,
         due_micros=fields.micros("due"),
         sequence=fields.uint("seq", most=SEQUENCE_MAX),
+        credit_micros=fields.micros("credit") if fields.has("credit") else 0,
     )
 
 

@@ -2,7 +2,8 @@
 
 A request is covered once the best voucher pays what was delivered so far on the channel, its prompt and a
 window; only then does the engine begin. From then on its tokens are released while everything delivered on
-the channel stays within the best voucher and one window more. What the engine made beyond that is held.
+the channel stays within the best voucher and one window more. What the engine made beyond that is held. Where
+the payee grants a buyer credit, it counts like a voucher.
 
 The payee believes nothing but vouchers of the channel's signer. What the payer says at a new contact can only
 lower what the payee thinks it is owed, and only within `credit.write_off_max_micros`; below that it stops
@@ -63,6 +64,7 @@ from unhosted.market.channel_states import (
     begin,
     cost,
     cost_ahead,
+    credit_now_micros,
 )
 from unhosted.market.credit import tokens_within, write_off_max_micros
 from unhosted.market.faults import Reason
@@ -80,6 +82,7 @@ def contact_made(channel: Channel, event: ContactMade, now_ns: int) -> Step:
         voucher_micros=channel.tally.authorised_micros,
         due_micros=channel.tally.settled_micros,
         sequence=channel.talk.sequence,
+        credit_micros=channel.credit_micros,
     )
     return with_talk(channel, "asked", contact=event.contact), (*effects, state)
 
@@ -256,14 +259,15 @@ def _release(
     made = live.tokens_made if made is None else made
     end = end or live.end
     deposit = channel.chain.deposit_micros
+    paid = tally.authorised_micros + credit_now_micros(channel)
     others = tally.settled_micros + tally.live_due_micros - due_before
     effects: list[Effect] = []
     if not live.is_covered:
-        if min(tally.authorised_micros, deposit) < others + cost_ahead(terms, 0):
+        if min(paid, deposit) < others + cost_ahead(terms, 0):
             return channel, NOTHING
         deadline_ns = None
         effects.append(StartWork(request_id=request_id))
-    credit = min(tally.authorised_micros + live.window_micros, deposit)
+    credit = min(paid + live.window_micros, deposit)
     most = tokens_within(terms.price, tokens_in=terms.tokens_in, micros=credit - others)
     tokens_out = max(min(made, most), live.tokens_out)
     is_held = tokens_out < made
@@ -272,7 +276,9 @@ def _release(
         deadline_ns = None
     if is_held and deadline_ns is None:
         deadline_ns = now_ns + UNPAID_NS
-        needed = others + cost(terms, tokens_out + 1) - live.window_micros
+        needed = max(
+            others + cost(terms, tokens_out + 1) - live.window_micros - credit_now_micros(channel), 0
+        )
         effects.append(AskVoucher(request_id=request_id, needed_micros=needed))
     due = cost(terms, tokens_out)
     moved = Live(

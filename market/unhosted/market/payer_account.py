@@ -12,7 +12,7 @@ from unhosted.market.channel_effects import (
     TellStop,
 )
 from unhosted.market.channel_rules import NOTHING, Step, with_request
-from unhosted.market.channel_states import Channel, Live, Tally, cost_ahead
+from unhosted.market.channel_states import Channel, Live, Tally, cost_ahead, held_micros
 from unhosted.market.ids import RequestId
 
 END_NS = 30_000_000_000
@@ -39,10 +39,11 @@ def advance(
     """
     tally, deposit = channel.tally, channel.chain.deposit_micros
     target, pledged, delta = live.target_micros, tally.pledged_micros, 0
+    held = held_micros(channel)
     others = tally.settled_micros + tally.live_target_micros - target
     if is_raising:
         target = max(min(cost_ahead(live.terms, tokens_out), deposit - others), target)
-        delta = max(min(others + target, deposit) - pledged, 0)
+        delta = max(min(others + target - held, deposit) - pledged, 0)
         pledged += delta
     moved = Live(
         terms=live.terms,
@@ -63,7 +64,7 @@ def advance(
         live_target_micros=tally.live_target_micros + target - live.target_micros,
         written_off_micros=tally.written_off_micros,
         # Arrears that the deposit had no room for stand until they are pledged.
-        is_refused=tally.is_refused and others + target > pledged,
+        is_refused=tally.is_refused and others + target - held > pledged,
     )
     channel = with_request(channel, request_id, moved, counted)
     if delta == 0:
@@ -86,16 +87,32 @@ def settle(channel: Channel, endings: Sequence[SettleRequest]) -> Step:
         live = entries.pop(ending.request_id)
         tally = with_tally(
             tally,
+            held=held_micros(channel),
             settled=tally.settled_micros + ending.due_micros,
             settled_max=tally.settled_max_micros + ending.due_max_micros,
             live_due=-live.due_micros,
             live_target=-live.target_micros,
         )
-    tally, delta = _pledge(tally, channel.chain.deposit_micros)
+    tally, delta = _pledge(tally, channel.chain.deposit_micros, held_micros(channel))
     channel = channel._replace(tally=tally, live=entries)
     if delta == 0:
         return channel, tuple(endings)
     return channel, (Authorise(request_id=endings[0].request_id, delta_micros=delta), *endings)
+
+
+def hold(channel: Channel, hold_micros: int, request_id: RequestId | None) -> Step:
+    """Hold so much back from now on. What is let go is authorised under `request_id`, else with the next
+    request; what was authorised stays authorised."""
+    channel = channel._replace(hold_micros=hold_micros)
+    held, delta = held_micros(channel), 0
+    tally = with_tally(channel.tally, held=held)
+    if request_id is not None:
+        tally, delta = _pledge(tally, channel.chain.deposit_micros, held)
+    missing = tally.settled_micros + tally.live_target_micros - held > tally.pledged_micros
+    channel = channel._replace(tally=tally._replace(is_refused=missing))
+    if request_id is None or delta == 0:
+        return channel, NOTHING
+    return channel, (Authorise(request_id=request_id, delta_micros=delta),)
 
 
 def stop(channel: Channel, request_id: RequestId, reason: StopReason, now_ns: int) -> Step:
@@ -125,6 +142,7 @@ def raise_to_shown(channel: Channel, shown_micros: int) -> Step:
         return channel, NOTHING
     tally = with_tally(
         tally,
+        held=held_micros(channel),
         authorised=shown_micros,
         pledged=max(shown_micros, tally.pledged_micros),
         settled_max=tally.settled_max_micros + shown_micros - tally.authorised_micros,
@@ -132,20 +150,21 @@ def raise_to_shown(channel: Channel, shown_micros: int) -> Step:
     return channel._replace(tally=tally), (RaiseAuthorised(amount_micros=shown_micros),)
 
 
-def _pledge(tally: Tally, deposit_micros: int) -> tuple[Tally, int]:
-    """Pledge what is wanted and missing, as far as the deposit goes; and how much that is."""
-    missing = tally.settled_micros + tally.live_target_micros - tally.pledged_micros
+def _pledge(tally: Tally, deposit_micros: int, held: int) -> tuple[Tally, int]:
+    """Pledge what is wanted, not held back and missing, as far as the deposit goes; and how much that is."""
+    missing = tally.settled_micros + tally.live_target_micros - held - tally.pledged_micros
     if missing <= 0:
         return tally, 0
     delta = max(min(missing, deposit_micros - tally.pledged_micros), 0)
     if delta < missing:
         tally = tally._replace(is_refused=True)
-    return with_tally(tally, pledged=tally.pledged_micros + delta), delta
+    return with_tally(tally, held=held, pledged=tally.pledged_micros + delta), delta
 
 
 def with_tally(
     tally: Tally,
     *,
+    held: int,
     authorised: int | None = None,
     pledged: int | None = None,
     settled: int | None = None,
@@ -165,5 +184,5 @@ def with_tally(
         live_due_micros=tally.live_due_micros + live_due,
         live_target_micros=targets,
         written_off_micros=tally.written_off_micros,
-        is_refused=tally.is_refused and settled + targets > pledged,
+        is_refused=tally.is_refused and settled + targets - held > pledged,
     )

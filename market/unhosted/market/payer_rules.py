@@ -33,6 +33,7 @@ from unhosted.market.channel_events import (
     ContactMade,
     EndReceived,
     FactWithdrawn,
+    HoldChanged,
     RequestOpened,
     StateReceived,
     StopWanted,
@@ -54,11 +55,13 @@ from unhosted.market.channel_states import (
     Channel,
     begin,
     cost,
+    held_micros,
 )
 from unhosted.market.faults import Reason
 from unhosted.market.payer_account import (
     advance,
     ask_top_up,
+    hold,
     raise_to_shown,
     settle,
     stop,
@@ -76,10 +79,18 @@ def contact_made(channel: Channel, event: ContactMade, now_ns: int) -> Step:
     return with_talk(channel, "asked", contact=event.contact), effects
 
 
-def contact_lost(channel: Channel, event: ContactLost, now_ns: int) -> Step:
-    """What came is owed. A request of which nothing came is free, unless the payee says that it worked."""
+def contact_lost(
+    channel: Channel, event: ContactLost, now_ns: int, *, ended: SettleRequest | None = None
+) -> Step:
+    """What came is owed. A request of which nothing came is free, unless the payee says that it worked.
+
+    ended: how one of them ended just before. All are settled at once: what one still needs, another one's
+    target pays.
+    """
     endings = tuple(
-        SettleRequest(
+        ended
+        if ended is not None and request_id == ended.request_id
+        else SettleRequest(
             request_id=request_id,
             tokens_out=live.tokens_out,
             due_micros=live.due_micros if live.tokens_out else 0,
@@ -107,17 +118,26 @@ def state_received(channel: Channel, event: StateReceived, now_ns: int) -> Step:
         )
     channel, raised = raise_to_shown(channel, shown)
     tally = channel.tally
-    # What was refused by the ledger was never signed, so no statement of the payee's can make it owed.
-    most = min(tally.settled_max_micros, max(tally.settled_micros, tally.authorised_micros))
+    # What was refused by the ledger was never signed, so no statement of the payee's can make it owed; what
+    # was held back was not signed either, and is.
+    covered = tally.authorised_micros + channel.hold_micros
+    most = min(tally.settled_max_micros, max(tally.settled_micros, covered))
     settled = min(max(event.due_micros, tally.settled_micros), most)
     effects += raised
     if settled != tally.settled_max_micros or settled != tally.settled_micros:
         effects += (SettleTotal(settled_micros=settled),)
-    tally = with_tally(tally, settled=settled, settled_max=settled)
-    channel = with_talk(channel._replace(tally=tally), "agreed", sequence=max(talk.sequence, event.sequence))
+    channel = channel._replace(credit_micros=event.credit_micros)
+    tally = with_tally(tally, held=held_micros(channel), settled=settled, settled_max=settled)
+    channel, _ = hold(channel._replace(tally=tally), channel.hold_micros, None)
+    tally = channel.tally
+    channel = with_talk(channel, "agreed", sequence=max(talk.sequence, event.sequence))
     if tally.authorised_micros > shown:
         effects += (SignVoucher(amount_micros=tally.authorised_micros),)
     return channel, (*effects, TellAnswer(contact=event.contact, due_micros=settled))
+
+
+def hold_changed(channel: Channel, event: HoldChanged, now_ns: int) -> Step:
+    return hold(channel, event.hold_micros, event.request_id)
 
 
 def request_opened(channel: Channel, event: RequestOpened, now_ns: int) -> Step:
@@ -183,6 +203,7 @@ def authorised(channel: Channel, event: Authorised, now_ns: int) -> Step:
         return channel, NOTHING
     changed = with_tally(
         tally,
+        held=held_micros(channel),
         authorised=event.total_micros,
         pledged=max(tally.pledged_micros, event.total_micros),
     )
@@ -194,7 +215,7 @@ def authorisation_refused(channel: Channel, event: AuthorisationRefused, now_ns:
     """The request stops. What came of it is owed all the same: the next voucher that can be covers it."""
     tally = channel.tally
     pledged = max(tally.pledged_micros - event.delta_micros, tally.authorised_micros)
-    tally = with_tally(tally._replace(is_refused=True), pledged=pledged)
+    tally = with_tally(tally._replace(is_refused=True), held=held_micros(channel), pledged=pledged)
     return stop(channel._replace(tally=tally), event.request_id, event.reason, now_ns)
 
 
@@ -219,12 +240,11 @@ def end_received(channel: Channel, event: EndReceived, now_ns: int) -> Step:
     ending = SettleRequest(
         request_id=event.request_id, tokens_out=tokens_out, due_micros=due, due_max_micros=due, end=event.end
     )
-    channel, effects = settle(channel, (ending,))
     if event.tokens_out <= live.tokens_out:
-        return channel, effects
+        return settle(channel, (ending,))
     message = f"the payee counts {event.tokens_out} tokens, {live.tokens_out} came"
-    channel, broken = _break(channel, "over_claim", now_ns)
-    return channel, (*effects, ReportFault(reason=Reason.OVER_CLAIM, message=message), *broken)
+    channel, broken = _break(channel, "over_claim", now_ns, ended=ending)
+    return channel, (ReportFault(reason=Reason.OVER_CLAIM, message=message), *broken)
 
 
 def close_wanted(channel: Channel, event: CloseWanted, now_ns: int) -> Step:
@@ -277,7 +297,7 @@ def funding_withdrawn(channel: Channel, event: FactWithdrawn, now_ns: int) -> St
     return channel, (*lost, *raised, *effects)
 
 
-def _break(channel: Channel, reason: StopReason, now_ns: int) -> Step:
+def _break(channel: Channel, reason: StopReason, now_ns: int, *, ended: SettleRequest | None = None) -> Step:
     broken = BreakContact(contact=channel.talk.contact, reason=reason)
-    channel, effects = contact_lost(channel, ContactLost(), now_ns)
+    channel, effects = contact_lost(channel, ContactLost(), now_ns, ended=ended)
     return channel, (*effects, broken)
