@@ -9,6 +9,7 @@ No numpy here: the node reads these without loading it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 
 MARGIN_MLOGIT_MAX = 100_000
 """100 logits, and what a claim outside the loose survivors gets: nothing honest comes near."""
@@ -65,5 +66,8 @@ class Observations:
 def joined(parts: Sequence[Observations]) -> Observations:
     """One after the other."""
     return Observations(
-        **{one.name: sum((getattr(part, one.name) for part in parts), ()) for one in fields(Observations)}
+        **{
+            one.name: tuple(chain.from_iterable(getattr(part, one.name) for part in parts))
+            for one in fields(Observations)
+        }
     )

@@ -105,24 +105,54 @@ def ranked(logits_row: NDArray[np.float32], history: History, count: int) -> tup
 
 def survivors(ids: Ids, z: Scores, params: SamplingParams) -> tuple[Ids, Scores]:
     """What top_k, then top_p, then min_p leave of candidates that are sorted best first."""
-    keep = top_k(params)
-    ids, z = ids[:keep], z[:keep]
+    keep, _ = surviving(z, params)
+    return ids[:keep], z[:keep]
+
+
+def surviving(z: Scores, params: SamplingParams) -> tuple[int, Scores]:
+    """How many of the candidates survive, which are sorted best first: the first so many, at least one.
+
+    Also the mass of the first, the first two, … of what top_k leaves, as multiples of the best one's
+    probability; empty if no filter asks for it.
+    """
+    keep = min(top_k(params), len(z))
     if params.top_p >= 1.0 and params.min_p <= 0.0:
-        return ids, z
-    p = np.exp(z - z[0])
-    keep = len(ids)
+        return keep, _NO_SCORES
+    p = np.exp(z[:keep] - z[0])
+    mass: Scores = np.cumsum(p)
     if params.top_p < 1.0:
-        mass = np.cumsum(p)
         keep = int(mass.searchsorted(params.top_p * mass[-1])) + 1
     if params.min_p > 0.0:
         # p falls along the list and p[0] is 1, so what passes is a prefix, and never empty.
         keep = min(keep, int(np.count_nonzero(p >= params.min_p)))
-    return ids[:keep], z[:keep]
+    return keep, mass
 
 
 def top_k(params: SamplingParams) -> int:
     """The cap on survivors that this request means."""
     return min(params.top_k, TOP_K_MAX) if params.top_k > 0 else TOP_K_MAX
+
+
+def winner(ids: Ids, scores: Scores) -> int:
+    """The id with the greatest score, the lowest one among equals."""
+    best = int(scores.argmax())
+    is_best = scores == scores[best]
+    return int(ids[best]) if np.count_nonzero(is_best) == 1 else int(ids[is_best].min())
+
+
+def allowed_best(logits_row: NDArray[np.float32], history: History, mask: TokenMask) -> tuple[Ids, Scores]:
+    """What a redraw is made of: the allowed part of the best 512, of the best 8192, of all, whichever is
+    first not empty; best first, with their z'.
+
+    Raises: DeadEnd if nothing is allowed; SamplerError if the logits are not usable.
+    """
+    n_vocab = logits_row.shape[0]
+    for width in (*(width for width in MASK_WIDTHS if width < n_vocab), n_vocab):
+        ids, z = ranked(logits_row, history, width)
+        allowed = mask.mask_ids(ids.astype(np.int32))
+        if allowed.any():
+            return ids[allowed], z[allowed]
+    raise DeadEnd(f"the grammar allows none of {n_vocab} tokens")
 
 
 class Sampler:
@@ -144,19 +174,13 @@ class Sampler:
         """The token at output `position` (counted from 0, on over a resume).
 
         logits_row: shape (n_vocab,), only read. With a mask: the free draw if it is allowed, else a draw
-        among the allowed part of the best 512, of the best 8192, of all, whichever is first not empty.
+        among `allowed_best`.
         Raises: DeadEnd if nothing is allowed; SamplerError if the logits are not usable.
         """
         token_id = self._draw_free(logits_row, position, history)
         if mask is None or mask.allows(token_id):
             return token_id
-        n_vocab = logits_row.shape[0]
-        for width in (*(width for width in MASK_WIDTHS if width < n_vocab), n_vocab):
-            ids, z = ranked(logits_row, history, width)
-            allowed = mask.mask_ids(ids.astype(np.int32))
-            if allowed.any():
-                return self._pick(ids[allowed], z[allowed], position)
-        raise DeadEnd(f"the grammar allows none of {n_vocab} tokens at output position {position}")
+        return self._pick(*allowed_best(logits_row, history, mask), position)
 
     def _draw_free(self, logits_row: NDArray[np.float32], position: int, history: History) -> int:
         if self.params.temperature == 0.0:
@@ -173,11 +197,7 @@ class Sampler:
         ids, z = survivors(ids, z, self.params)
         if len(ids) == 1:
             return int(ids[0])
-        score = z + self.params.temperature * gumbel(self._key, position, ids)
-        winner = int(score.argmax())
-        if np.count_nonzero(score == score[winner]) == 1:
-            return int(ids[winner])
-        return int(ids[score == score[winner]].min())
+        return winner(ids, z + self.params.temperature * gumbel(self._key, position, ids))
 
 
 def logprobs(
@@ -189,7 +209,9 @@ def logprobs(
     sum is float64: good to about 1e-6.
     """
     peak = logits_row.max()
-    total = float(peak) + float(np.log(np.exp(logits_row - peak).sum(dtype=np.float64)))
+    powers = logits_row - peak
+    np.exp(powers, out=powers)
+    total = float(peak) + float(np.log(powers.sum(dtype=np.float64)))
     if not np.isfinite(total):
         raise SamplerError("the logits have no finite sum: the model's output is not usable")
     own = float(logits_row[token_id]) - total
