@@ -27,18 +27,22 @@ from unhosted.market.channels import ChainId, ChannelConfig, Deployment, channel
 from unhosted.market.credit import window_tokens
 from unhosted.market.ids import Address, ModelHash, RequestId
 from unhosted.market.money import Price
-from unhosted.market.requests import RequestHash
 from unhosted.market.terms import Terms
 from unhosted.node.app_asks import LocalAnswering
 from unhosted.node.app_facts import engine_settings
 from unhosted.node.config import load
 from unhosted.node.core.asks import Ask
 from unhosted.node.core.chain import ChannelFacts
+from unhosted.node.core.engine_facts import EngineFacts
 from unhosted.node.core.peering import Channel as Stream
+from unhosted.node.core.sampling_words import Sampling
 from unhosted.node.shell.engine.manager import EngineManager
 from unhosted.node.shell.keys.signer import KeySigner
 from unhosted.node.shell.models.store import ModelStore
+from unhosted.node.shell.money.kept_answers import open_kept_answers
 from unhosted.node.shell.money.ledger import open_ledger
+from unhosted.node.shell.money.paid_asks import Asking
+from unhosted.node.shell.money.paid_jobs import Piece, Sale
 from unhosted.node.shell.money.paid_wire import (
     PROTOCOL,
     STREAM_MESSAGE_BYTES_MAX,
@@ -47,10 +51,10 @@ from unhosted.node.shell.money.paid_wire import (
     decode_stream,
     encode_stream,
 )
-from unhosted.node.shell.money.payee import Payee, Sale
+from unhosted.node.shell.money.payee import Payee
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
-from unhosted.node.shell.peers.identity import new_identity
+from unhosted.node.shell.peers.identity import Identity, new_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
 
 FREE = "/unhosted/bench-free/1"
@@ -77,18 +81,23 @@ DEPOSIT_MICROS = 100_000_000
 CHAIN = OnChain(phase="open", deposit_micros=DEPOSIT_MICROS)
 
 
-def _network() -> LibP2PNetwork:
-    return LibP2PNetwork(new_identity(), listen=[("127.0.0.1", 0)], is_paired=lambda peer: True)
+def _network(identity: Identity) -> LibP2PNetwork:
+    return LibP2PNetwork(identity, listen=[("127.0.0.1", 0)], is_paired=lambda peer: True)
 
 
 class _Seller:
-    def __init__(self, book: SellerBook, answering: LocalAnswering, model: str) -> None:
+    def __init__(
+        self, book: SellerBook, answering: LocalAnswering, model: str, facts: EngineFacts, peer: str
+    ) -> None:
         self._book, self._answering, self._model = book, answering, model
+        self._facts, self._peer = facts, peer
 
     async def sell(self, stream: Stream) -> None:
         sold = await self._book.channel(CHANNEL)
         assert sold is not None
-        sale = Sale(price=PRICE, model=MODEL, engine=bytes(32), check="none", work=self._work)
+        sale = Sale(
+            seller=self._peer, price=PRICE, model=MODEL, facts=self._facts, check="exact", work=self._work
+        )
         payee = Payee(stream, sold=sold, chain=CHAIN, bonds=BONDS, book=self._book, signer=SELLER, sale=sale)
         await payee.run()
 
@@ -99,14 +108,16 @@ class _Seller:
         assert isinstance(ask, WorkAsked)
         position = 0
         async with self._work(ask) as pieces:
-            async for ids in pieces:
-                tokens = Tokens(request_id=ask.terms.request_id, position=position, ids=tuple(ids))
-                await stream.send(encode_stream(tokens))
+            async for piece in pieces:
+                ids = tuple(piece.ids)
+                if ids:
+                    tokens = Tokens(request_id=ask.terms.request_id, position=position, ids=ids)
+                    await stream.send(encode_stream(tokens))
                 position += len(ids)
         await stream.end()
 
     @asynccontextmanager
-    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Sequence[int]]]:
+    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Piece]]:
         wanted = Ask(
             ask_id=ask.terms.request_id.hex(),
             model=self._model,
@@ -116,7 +127,7 @@ class _Seller:
             use_prefix_cache=False,
         )
         async with self._answering.open_ask(wanted) as deltas:
-            yield (delta.token_ids async for delta in deltas if delta.token_ids)
+            yield (Piece(delta.token_ids, "length" if delta.finish else None) async for delta in deltas)
 
 
 async def _serve(folder: Path, name: str) -> None:
@@ -129,8 +140,9 @@ async def _serve(folder: Path, name: str) -> None:
     async with open_seller_book(folder / "book.db") as book, trio.open_nursery() as nursery:
         await book.note_channel(AT, CONFIG, facts)
         await nursery.start(engines.run)
-        seller = _Seller(book, LocalAnswering(engines, store.resolve), model)
-        network = _network()
+        network = _network(new_identity())
+        stated = await engines.facts(name)
+        seller = _Seller(book, LocalAnswering(engines, store.resolve), model, stated, network.peer)
         for protocol, answer in ((PROTOCOL, seller.sell), (FREE, seller.give)):
             network.serve(protocol, answer, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX)
         await nursery.start(network.run)
@@ -142,8 +154,11 @@ async def _serve(folder: Path, name: str) -> None:
 class _Buyer:
     """Asks for answers in both ways."""
 
-    def __init__(self, network: LibP2PNetwork, peer: str, payer: Payer, draw: random.Random) -> None:
-        self._network, self._peer, self._payer, self._draw = network, peer, payer, draw
+    def __init__(
+        self, network: LibP2PNetwork, peer: str, payer: Payer, asking: Asking, draw: random.Random
+    ) -> None:
+        self._network, self._peer, self._payer = network, peer, payer
+        self._asking, self._draw = asking, draw
 
     def _terms(self) -> Terms:
         return Terms(
@@ -161,27 +176,25 @@ class _Buyer:
             self._terms(),
             prompt_ids=tuple(prompt(self._draw, PROMPT_TOKENS)),
             model=MODEL,
-            request_hash=RequestHash(bytes(32)),
-            salt=bytes(32),
+            sampling=Sampling(),
         ) as answer:
             async for ids in answer:
                 count += len(ids)
         return count
 
     async def given(self) -> int:
-        ask = WorkAsked(
-            terms=self._terms(),
-            sequence=1,
-            model=MODEL,
-            request_hash=RequestHash(bytes(32)),
-            salt=bytes(32),
+        make = await self._asking.prepare(
+            self._terms(),
             prompt_ids=tuple(prompt(self._draw, PROMPT_TOKENS)),
+            model=MODEL,
+            sampling=Sampling(),
+            salt=bytes(32),
         )
         count = 0
         async with self._network.open_channel(
             self._peer, FREE, message_bytes_max=STREAM_MESSAGE_BYTES_MAX, timeout_s=10
         ) as stream:
-            await stream.send(encode_stream(ask))
+            await stream.send(encode_stream(make(1)))
             while (data := await stream.receive()) is not None:
                 tokens = decode_stream(data)
                 assert isinstance(tokens, Tokens)
@@ -208,9 +221,11 @@ class _Buyer:
 
 @asynccontextmanager
 async def _buyer(folder: Path, peer: str, addresses: list[str]) -> AsyncIterator[_Buyer]:
-    network = _network()
+    identity = new_identity()
+    network = _network(identity)
     async with (
         open_ledger(folder / "ledger.db", folder / "seal", cap_micros=DEPOSIT_MICROS) as ledger,
+        open_kept_answers(folder / "kept.db") as kept,
         trio.open_nursery() as nursery,
     ):
         await ledger.note_chain_time(int(time.time()))
@@ -221,9 +236,18 @@ async def _buyer(folder: Path, peer: str, addresses: list[str]) -> AsyncIterator
         async with network.open_channel(
             peer, PROTOCOL, message_bytes_max=STREAM_MESSAGE_BYTES_MAX, timeout_s=10
         ) as stream:
-            payer = Payer(stream, known=known, bonds=BONDS, chain=CHAIN, ledger=ledger, signer=OPERATOR)
+            payer = Payer(
+                stream,
+                known=known,
+                bonds=BONDS,
+                chain=CHAIN,
+                ledger=ledger,
+                kept=kept,
+                signer=OPERATOR,
+                identity=identity,
+            )
             await nursery.start(payer.run)
-            yield _Buyer(network, peer, payer, random.Random(1))
+            yield _Buyer(network, peer, payer, Asking(identity, peer), random.Random(1))
         nursery.cancel_scope.cancel()
 
 

@@ -46,6 +46,10 @@ class Fields:
             raise self.wrong(key, f"{value} is outside {least} to {most}")
         return value
 
+    def number(self, key: str) -> float:
+        value: float = self._get(key, float)
+        return value
+
     def micros(self, key: str) -> Micros:
         return Micros(self.uint(key, most=WIRE_MICROS_MAX))
 

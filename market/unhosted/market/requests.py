@@ -12,7 +12,8 @@ from unhosted.market.cbor import CborError, decode, encode
 from unhosted.market.faults import Reason, RemoteFault
 from unhosted.market.fields import Fields, read_message
 from unhosted.market.hashing import blake3_of
-from unhosted.market.ids import ID_BYTES, ModelHash, PeerText, parse_peer
+from unhosted.market.ids import ID_BYTES, ChannelId, ModelHash, PeerText, parse_peer
+from unhosted.market.money import Price
 from unhosted.market.months import UNIX_S_MAX
 from unhosted.market.offers import SEQUENCE_MAX, unpack_peer
 from unhosted.market.quotes import Quote, QuoteId, pack_terms, unpack_terms
@@ -26,12 +27,15 @@ REQUEST_DOMAIN = b"unhosted/request/v1"
 REQUEST_HASH_DOMAIN = b"unhosted/request-hash/v1"
 VERSION = 1
 SEED_BYTES = 32
-SAMPLING_BYTES_MAX = 24_576
-"""1,024 logit biases of 15 bytes, 32 stop texts of 256 characters and a dozen numbers."""
+SAMPLING_BYTES_MAX = 131_072
+"""A grammar or a schema of 64 KiB, 32 stop texts of 256 characters, 1,024 logit biases of 15 bytes and a
+dozen numbers."""
 
 SAMPLING_DEPTH_MAX = 4
 SAMPLING_ITEMS_MAX = 4_096
 REQUEST_BODY_BYTES_MAX = SAMPLING_BYTES_MAX + 1_024
+NO_QUOTE = QuoteId(bytes(ID_BYTES))
+"""What a request names that takes the price which the seller stands for, without a quote of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +43,7 @@ class Request:
     """quote: what the signature accepts. prompt_root: `roots.ids_root` of the prompt's ids.
 
     sampling: canonical CBOR of one map with all that decides which token follows, without the seed: the
-    sampler's name and numbers, stop texts, the hash of a grammar; the sampler's own rules read it. seed: 32
+    sampler's name and numbers, stop texts, a grammar; the sampler's own rules read it. seed: 32
     bytes, the buyer's. channel_sequence: counts the requests of a channel from 1, so that a gap shows.
     """
 
@@ -123,6 +127,26 @@ def check_request(
             Reason.WRONG_ORDER,
             f"request {request.channel_sequence} of the channel comes after {sequence_last}",
         )
+    return None
+
+
+def check_standing(
+    request: Request, *, buyer: str, seller: str, channel_id: ChannelId, model: ModelHash, price: Price
+) -> RemoteFault | None:
+    """The seller's check where no quote was given: the terms that it stands for. buyer: who is on the stream.
+
+    The channel's own rules check counts and the sequence, and the prompt's root is checked before the work.
+    """
+    terms = request.terms
+    if request.quote != NO_QUOTE:
+        return RemoteFault(Reason.WRONG_TERMS, "the request accepts a quote that was not given here")
+    if request.buyer != buyer or request.seller != seller:
+        return RemoteFault(Reason.WRONG_TERMS, "the request is of another buyer, or for another seller")
+    if terms.price != price or request.model != model:
+        message = "a request at another price, or for another model, than is sold here"
+        return RemoteFault(Reason.WRONG_TERMS, message)
+    if terms.channel_id != channel_id:
+        return RemoteFault(Reason.WRONG_CHANNEL, "the request is for another channel than the stream")
     return None
 
 

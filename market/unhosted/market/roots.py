@@ -61,6 +61,61 @@ def ids_root(side: Side, ids: Sequence[int], *, salt: bytes) -> bytes:
     return _root(side, len(ids), _node(leaves, 0, len(leaves)))
 
 
+class GrowingIds:
+    """A list of ids that only grows, and the root of any of its prefixes for a few hashes more.
+
+    It keeps the hashes of whole blocks and of the perfect subtrees over them, so that an answer's root at
+    every 64 tokens does not cost its whole length each time.
+    """
+
+    def __init__(self, side: Side, *, salt: bytes) -> None:
+        check_size("salt", salt, SALT_BYTES)
+        self._side, self._salt = side, salt
+        self.ids: list[int] = []
+        self._levels: list[list[bytes]] = [[]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Raises: ValueError above IDS_MAX, or for a block with an id out of range."""
+        if len(self.ids) + len(ids) > IDS_MAX:
+            raise ValueError(f"{len(self.ids) + len(ids)} ids, at most {IDS_MAX}")
+        self.ids.extend(ids)
+        for index in range(len(self._levels[0]), len(self.ids) // BLOCK_IDS):
+            self._levels[0].append(self._leaf(index, (index + 1) * BLOCK_IDS))
+            self._join_up()
+
+    def root(self, count: int) -> bytes:
+        """`ids_root` of the first `count` ids. Raises: ValueError unless there are so many."""
+        if not 0 <= count <= len(self.ids):
+            raise ValueError(f"the root of {count} ids was asked of {len(self.ids)}")
+        return _root(self._side, count, self._top(0, max(1, -(-count // BLOCK_IDS)), count))
+
+    def _join_up(self) -> None:
+        """Whatever the newest leaf completed."""
+        level = 0
+        while len(self._levels[level]) % 2 == 0:
+            if level + 1 == len(self._levels):
+                self._levels.append([])
+            left, right = self._levels[level][-2:]
+            self._levels[level + 1].append(blake3_of(_NODE_DOMAIN, left, right))
+            level += 1
+
+    def _top(self, start: int, end: int, count: int) -> bytes:
+        size = end - start
+        if end * BLOCK_IDS <= count and size & (size - 1) == 0:
+            level = size.bit_length() - 1
+            return self._levels[level][start >> level]
+        if size == 1:
+            return self._leaf(start, count)
+        middle = _split(start, end)
+        return blake3_of(_NODE_DOMAIN, self._top(start, middle, count), self._top(middle, end, count))
+
+    def _leaf(self, index: int, end: int) -> bytes:
+        return _leaf(_block_salt(self._side, self._salt, index), self.ids[index * BLOCK_IDS : end])
+
+
 def open_prefix(side: Side, ids: Sequence[int], *, salt: bytes, count: int) -> Prefix:
     """A proof of the first `count` ids, rounded up to whole blocks.
 

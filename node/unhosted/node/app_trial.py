@@ -7,8 +7,7 @@ ledger and the seller's book.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +15,18 @@ import trio
 
 from unhosted.market.credit import window_tokens
 from unhosted.market.eip712 import deposit_nonce, receive_digest
-from unhosted.market.hashing import blake3_of
 from unhosted.market.ids import ChannelId, ModelHash, RequestId
 from unhosted.market.messages import DepositAuthorisation
 from unhosted.market.money import Micros, Price, format_usd
-from unhosted.market.requests import RequestHash
 from unhosted.market.terms import Terms
 from unhosted.node.app_asks import LocalAnswering, render_prompt
-from unhosted.node.app_facts import engine_settings, library_facts
+from unhosted.node.app_facts import engine_settings
+from unhosted.node.app_selling import engine_work
 from unhosted.node.config import Config
-from unhosted.node.core.asks import Ask, ChatPrompt
+from unhosted.node.core.asks import ChatPrompt
+from unhosted.node.core.engine_facts import exact_class
 from unhosted.node.core.errors import Refused
+from unhosted.node.core.sampling_words import Sampling
 from unhosted.node.core.service import Message
 from unhosted.node.shell.chain import calls
 from unhosted.node.shell.chain.adapter import WebChain, open_chain
@@ -36,14 +36,16 @@ from unhosted.node.shell.engine.manager import EngineManager
 from unhosted.node.shell.keys.signer import KeySigner
 from unhosted.node.shell.models.store import InstalledModel, ModelStore
 from unhosted.node.shell.money.buying import Buyer
+from unhosted.node.shell.money.kept_answers import KeptAnswers, open_kept_answers
 from unhosted.node.shell.money.ledger import Ledger, open_ledger
-from unhosted.node.shell.money.paid_wire import PROTOCOL, STREAM_MESSAGE_BYTES_MAX, WorkAsked
-from unhosted.node.shell.money.payee import Sale
+from unhosted.node.shell.money.paid_jobs import Sale
+from unhosted.node.shell.money.paid_wire import PROTOCOL, STREAM_MESSAGE_BYTES_MAX
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
-from unhosted.node.shell.peers.identity import new_identity
+from unhosted.node.shell.peers.identity import Identity, new_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
+from unhosted.verify.params import SEED_BYTES, SamplingParams
 
 PRICE = Price(in_micros_per_mtok=5_000_000, out_micros_per_mtok=20_000_000)
 """A hundred times what models of this size sell for, so that a short answer moves the cap."""
@@ -68,7 +70,6 @@ QUESTIONS = (
 LIFE_S = 3_600
 RECEIPT_WAIT_S = 10.0
 CLOSE_LOOK_S, CLOSE_LOOKS_MAX = 0.2, 300
-ENGINE_DOMAIN = b"unhosted/engine/v1"
 
 Say = Callable[[str], None]
 
@@ -128,11 +129,13 @@ async def play(config: Config, *, rpc_url: str, folder: Path, model: str, say: S
     async with (
         open_chain(chain_by_name("local"), (rpc_url,), journal_path=folder / "transactions.db") as chain,
         open_ledger(folder / "buyer" / "ledger.db", folder / "seal", cap_micros=CAP) as ledger,
+        open_kept_answers(folder / "buyer" / "kept.db") as kept,
         open_seller_book(folder / "seller" / "book.db") as book,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(engines.run)
-        trial = _Trial(chain, ledger, book, engines, installed, LocalAnswering(engines, store.resolve), say)
+        answering = LocalAnswering(engines, store.resolve)
+        trial = _Trial(chain, ledger, kept, book, engines, installed, answering, say)
         result = await trial.play(nursery)
         nursery.cancel_scope.cancel()
     return result
@@ -143,26 +146,31 @@ class _Trial:
         self,
         chain: WebChain,
         ledger: Ledger,
+        kept: KeptAnswers,
         book: SellerBook,
         engines: EngineManager,
         installed: InstalledModel,
         answering: LocalAnswering,
         say: Say,
     ) -> None:
-        self.chain, self.ledger, self.book, self.say = chain, ledger, book, say
+        self.chain, self.ledger, self.kept, self.book, self.say = chain, ledger, kept, book, say
         self.engines, self.installed, self.answering = engines, installed, answering
         self.owner = KeySigner(ACCOUNT_BY_NAME["buyer"].key)
         self.seller = KeySigner(ACCOUNT_BY_NAME["seller"].key)
         self.operator = KeySigner(os.urandom(32))
+        self.shop, self.visitor = new_identity(), new_identity()
         self.model = ModelHash(bytes.fromhex(installed.entry.blake3))
 
     async def play(self, nursery: trio.Nursery) -> TrialResult:
+        shop, visitor = _network(self.shop), _network(self.visitor)
+        facts = await self.engines.facts(self.installed.name)
         sale = Sale(
+            seller=shop.peer,
             price=PRICE,
             model=self.model,
-            engine=blake3_of(ENGINE_DOMAIN, library_facts().version.encode()),
-            check="none",
-            work=self._work,
+            facts=facts,
+            check="statistical" if exact_class(facts) is None else "exact",
+            work=engine_work(self.answering),
         )
         door = SellerDoor(
             self.chain,
@@ -172,7 +180,6 @@ class _Trial:
             terms=SellerTerms(coin_micros=lambda: COIN_MICROS),
         )
         await nursery.start(door.run)
-        shop, visitor = _network(), _network()
         shop.serve(PROTOCOL, door.answer, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX)
         await nursery.start(shop.run)
         await nursery.start(visitor.run)
@@ -181,7 +188,14 @@ class _Trial:
         async with visitor.open_channel(
             shop.peer, PROTOCOL, message_bytes_max=STREAM_MESSAGE_BYTES_MAX, timeout_s=10
         ) as stream:
-            buyer = Buyer(self.chain, self.ledger, self.operator, payer=self.owner.address)
+            buyer = Buyer(
+                self.chain,
+                self.ledger,
+                self.operator,
+                payer=self.owner.address,
+                identity=self.visitor,
+                kept=self.kept,
+            )
             of = await buyer.open_channel(
                 stream,
                 self.seller.address,
@@ -235,13 +249,8 @@ class _Trial:
             window_tokens=window_tokens(PRICE),
         )
         count = 0
-        async with payer.open_request(
-            terms,
-            prompt_ids=ids,
-            model=self.model,
-            request_hash=RequestHash(os.urandom(32)),
-            salt=os.urandom(32),
-        ) as answer:
+        sampling = Sampling(params=SamplingParams(seed=os.urandom(SEED_BYTES)))
+        async with payer.open_request(terms, prompt_ids=ids, model=self.model, sampling=sampling) as answer:
             async for piece in answer:
                 count += len(piece)
         with trio.move_on_after(RECEIPT_WAIT_S):
@@ -285,18 +294,6 @@ class _Trial:
             signature=signature,
         )
 
-    @asynccontextmanager
-    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Sequence[int]]]:
-        """The seller's engine."""
-        wanted = Ask(
-            ask_id=ask.terms.request_id.hex(),
-            model=self.installed.entry.blake3,
-            prompt=ask.prompt_ids,
-            max_tokens=ask.terms.tokens_out_max,
-        )
-        async with self.answering.open_ask(wanted) as deltas:
-            yield (delta.token_ids async for delta in deltas if delta.token_ids)
-
     async def _account(
         self, of: ChannelId, answers: tuple[TrialAnswer, ...], stopped: str, before: int
     ) -> TrialResult:
@@ -320,5 +317,5 @@ class _Trial:
         return result
 
 
-def _network() -> LibP2PNetwork:
-    return LibP2PNetwork(new_identity(), listen=[("127.0.0.1", 0)], is_paired=lambda peer: False)
+def _network(identity: Identity) -> LibP2PNetwork:
+    return LibP2PNetwork(identity, listen=[("127.0.0.1", 0)], is_paired=lambda peer: False)

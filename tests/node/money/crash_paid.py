@@ -31,13 +31,14 @@ from tests.node.money.paid_life import PRICE, PROMPT_TOKENS, Setting
 from tests.node.money.paid_programs import live
 from unhosted.market.credit import loss_max, window_tokens
 from unhosted.market.money import cost_micros
+from unhosted.market.roots import ids_root
 from unhosted.node.shell.chain import calls
 from unhosted.node.shell.chain.adapter import open_chain
 from unhosted.node.shell.chain.chains import chain_by_name
 from unhosted.node.shell.devnet.contracts import selector
 
 REQUESTS = 2
-MOST_TOKENS = 40
+MOST_TOKENS = 70
 POINTS_MAX = 2000
 TRIES_MAX = 8
 PATIENCE_S = 60.0
@@ -55,6 +56,7 @@ class Outcome:
     kill_at: int
     killed: bool = False
     finished: int = 0
+    acknowledged: int = 0
     claimed_micros: int = 0
     buyer_loss_micros: int = 0
     seller_loss_micros: int = 0
@@ -264,20 +266,43 @@ class Case:
         return counts
 
     def _check_receipts(self) -> None:
-        """One for each request that ended at the seller, the same wherever it is."""
+        """One for each request of which anything is proven, the same wherever it is, and over no less than
+        was acknowledged; at the buyer they are one chain."""
         seen: dict[str, set[str]] = defaultdict(set)
+        salts: dict[str, bytes] = {}
+        acks: list[tuple[str, int, str]] = []
         for role in ("seller", "buyer"):
             for row in evidence(self.folders[role]):
                 if row[1] == "receipt":
                     seen[row[2]].add(row[3])
+                elif row[1] == "salt":
+                    salts[row[2]] = bytes.fromhex(row[3])
+                elif row[1] == "ack":
+                    acks.append((row[2], int(row[3]), row[4]))
+        found = self.outcome.violations
+        receipts: dict[str, list[Any]] = {}
         for request_id in {*seen, *self._tokens("seller", "out")}:
             kept = self.programs["seller"].ask("receipt", request_id)
+            receipts[request_id] = kept
             if kept is None or kept[0] is None:
-                self.outcome.violations.append(f"request {request_id[:8]} never ended in the book")
+                found.append(f"request {request_id[:8]} never ended in the book")
             elif seen[request_id] - {kept[1]}:
-                self.outcome.violations.append(f"request {request_id[:8]} has receipts {seen[request_id]}")
+                found.append(f"request {request_id[:8]} has receipts {seen[request_id]}")
             elif kept[0] == "finished" and not kept[1]:
-                self.outcome.violations.append(f"request {request_id[:8]} finished without a receipt")
+                found.append(f"request {request_id[:8]} finished without a receipt")
+            elif kept[1] and kept[3] != self._root(kept[2], salts[request_id]):
+                found.append(f"request {request_id[:8]} has a receipt over other tokens than were made")
+        for request_id, tokens_out, root in acks:
+            kept = receipts[request_id]
+            if kept is None or kept[2] < tokens_out or root != self._root(tokens_out, salts[request_id]):
+                found.append(f"request {request_id[:8]}: {tokens_out} acknowledged, the receipt is {kept}")
+        self.outcome.acknowledged = len(acks)
+        if any(is_gap for _, is_gap in self.programs["buyer"].ask("chain", self.channel)):
+            found.append("the buyer's chain of receipts has a gap")
+
+    def _root(self, tokens_out: int, salt: bytes) -> str:
+        """Of what the scripted engine makes."""
+        return ids_root("output", range(tokens_out), salt=salt).hex()
 
 
 async def _deposit(url: str, folder: Path) -> None:

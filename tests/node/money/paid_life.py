@@ -13,7 +13,7 @@ from unhosted.market.messages import VoucherMessage
 from unhosted.market.money import Price
 from unhosted.market.receipts import receipt_hash
 from unhosted.node.core.peering import Channel as Stream
-from unhosted.node.shell.money.paid_wire import ReceiptGiven, Tokens, decode_stream
+from unhosted.node.shell.money.paid_wire import AckGiven, ReceiptGiven, Tokens, WorkAsked, decode_stream
 from unhosted.node.shell.money.payee import Payee
 from unhosted.node.shell.money.payer import Payer
 
@@ -39,7 +39,7 @@ class Setting:
     host: str = "127.0.0.1"
     port: int = 0
     kill_at: int = -1
-    length: int = 40
+    length: int = 70
     pause_s: float = 0.0
     cap_micros: int = 1_000_000
     allocation_micros: int = ALLOCATION_MICROS
@@ -95,6 +95,11 @@ class DeadlyStream:
                 self._life.note(way, "voucher", signed.voucher.amount_micros)
             case Tokens(request_id=request_id, position=position, ids=ids):
                 self._life.note(way, "tokens", request_id.hex(), position + len(ids))
+            case WorkAsked(terms=terms, salt=salt):
+                self._life.note(way, "salt", terms.request_id.hex(), salt.hex())
+            case AckGiven(request_id=request_id, signed=signed_ack):
+                ack = signed_ack.ack
+                self._life.note(way, "ack", request_id.hex(), ack.tokens_out, ack.output_root.hex())
             case ReceiptGiven(signed=signed):
                 self._life.note(way, "receipt", signed.receipt.request_id.hex(), receipt_hash(signed).hex())
 

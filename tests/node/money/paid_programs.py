@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -29,24 +29,26 @@ from tests.node.money.paid_life import (
 )
 from unhosted.market.credit import window_tokens
 from unhosted.market.ids import ChannelId, ModelHash, RequestId
-from unhosted.market.receipts import receipt_hash
-from unhosted.market.requests import RequestHash
+from unhosted.market.receipts import decode_receipt, decode_response, receipt_hash
 from unhosted.market.terms import Terms
 from unhosted.node.core.chain import ChainUnavailable
+from unhosted.node.core.engine_facts import EngineFacts
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import ChannelBroken, PeerUnreachable
+from unhosted.node.core.sampling_words import Sampling
 from unhosted.node.shell.chain.adapter import WebChain, open_chain
 from unhosted.node.shell.chain.chains import chain_by_name
 from unhosted.node.shell.money import buying, selling
 from unhosted.node.shell.money.buying import Buyer
+from unhosted.node.shell.money.kept_answers import KeptAnswers, open_kept_answers
 from unhosted.node.shell.money.ledger import Ledger, open_ledger
 from unhosted.node.shell.money.paid_answer import PaidAnswer
+from unhosted.node.shell.money.paid_jobs import Piece, Sale
 from unhosted.node.shell.money.paid_wire import (
     PROTOCOL,
     STREAM_MESSAGE_BYTES_MAX,
     WorkAsked,
 )
-from unhosted.node.shell.money.payee import Sale
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
@@ -55,6 +57,7 @@ from unhosted.node.shell.peers.identity import load_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
 
 MODEL = ModelHash(b"\x4d" * 32)
+FACTS = EngineFacts(library="scripted", build="00" * 32, device="cpu:none", weights="f32")
 COIN_MICROS = 1_000_000
 PATIENCE_S = 20.0
 RECEIPT_S = 5.0
@@ -79,10 +82,14 @@ class Asked:
 class BuyerProgram:
     """Words: see `do_…`."""
 
-    def __init__(self, setting: Setting, life: Life, chain: WebChain, ledger: Ledger) -> None:
+    def __init__(
+        self, setting: Setting, life: Life, chain: WebChain, ledger: Ledger, kept: KeptAnswers
+    ) -> None:
         self._setting, self._life, self._chain, self._ledger = setting, life, chain, ledger
+        self._kept = kept
         self._network = _network(setting)
-        self._buyer = Buyer(chain, ledger, OPERATOR, payer=OWNER.address)
+        identity = load_identity(Path(setting.folder) / "identity.key")
+        self._buyer = Buyer(chain, ledger, OPERATOR, payer=OWNER.address, identity=identity, kept=kept)
         self._seller = ""
         self._payer: Payer | None = None
         self._asked: list[Asked] = []
@@ -106,6 +113,11 @@ class BuyerProgram:
             for known in view.channels
         }
         return [rows, [view.book.spent_micros, view.book.reserved_micros, view.book.cap_micros]]
+
+    async def do_chain(self, channel: str) -> Any:
+        """[hash, whether it follows a gap] of each receipt of the channel that came, in their order."""
+        lines = await self._kept.chain(ChannelId(bytes.fromhex(channel)))
+        return [[line.receipt_hash.hex(), line.is_gap] for line in lines]
 
     async def do_meet(self, peer: str, addresses: list[str]) -> Any:
         self._seller = peer
@@ -212,8 +224,7 @@ class BuyerProgram:
                 terms,
                 prompt_ids=tuple(range(PROMPT_TOKENS)),
                 model=MODEL,
-                request_hash=RequestHash(bytes(32)),
-                salt=bytes(32),
+                sampling=Sampling(),
             ) as asked.answer:
                 async for piece in asked.answer:
                     asked.tokens += len(piece)
@@ -232,7 +243,14 @@ class SellerProgram:
         self._setting, self._life, self._book, self._chain = setting, life, book, chain
         self._network = _network(setting)
         self.made = 0
-        sale = Sale(price=setting.price, model=MODEL, engine=bytes(32), check="none", work=self._work)
+        sale = Sale(
+            seller=self._network.peer,
+            price=setting.price,
+            model=MODEL,
+            facts=FACTS,
+            check="exact",
+            work=self._work,
+        )
         terms = SellerTerms(coin_micros=lambda: COIN_MICROS)
         self._door = SellerDoor(chain, book, SELLER, sale=sale, terms=terms)
         self._watcher = SellerWatcher(
@@ -269,28 +287,27 @@ class SellerProgram:
         }
 
     async def do_receipt(self, request_id: str) -> Any:
-        """[how it ended, the hash of its receipt or an empty text]."""
+        """[how it ended, the hash of its receipt or an empty text, its tokens and their root]."""
         found = await self._book.request(RequestId(bytes.fromhex(request_id)))
         if found is None:
             return None
-        return [found.end, "" if found.receipt is None else receipt_hash(_decoded(found.receipt)).hex()]
+        if found.receipt is None:
+            return [found.end, "", 0, ""]
+        signed = decode_receipt(found.receipt)
+        root = decode_response(signed.response).output_root
+        return [found.end, receipt_hash(signed).hex(), signed.receipt.tokens_out, root.hex()]
 
     @asynccontextmanager
-    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Sequence[int]]]:
+    async def _work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Piece]]:
         async with aclosing(self._pieces(ask)) as pieces:
             yield pieces
 
-    async def _pieces(self, ask: WorkAsked) -> AsyncGenerator[Sequence[int], None]:
+    async def _pieces(self, ask: WorkAsked) -> AsyncGenerator[Piece, None]:
         for at in range(0, min(self._setting.length, ask.terms.tokens_out_max), 4):
             self.made += 4
-            yield [at, at + 1, at + 2, at + 3]
+            yield Piece([at, at + 1, at + 2, at + 3])
             await trio.sleep(self._setting.pause_s)
-
-
-def _decoded(data: bytes) -> Any:
-    from unhosted.market.receipts import decode_receipt
-
-    return decode_receipt(data)
+        yield Piece((), "stop")
 
 
 async def obey(program: Any, commands: int, answers: int, hello: object) -> None:
@@ -331,9 +348,12 @@ async def live(setting: Setting, commands: int, answers: int) -> None:
     ) as chain:
         if setting.role == "buyer":
             cap = setting.cap_micros
-            async with open_ledger(folder / "ledger.db", folder / "seal", cap_micros=cap) as ledger:
+            async with (
+                open_ledger(folder / "ledger.db", folder / "seal", cap_micros=cap) as ledger,
+                open_kept_answers(folder / "kept.db") as kept,
+            ):
                 await ledger.note_chain_time((await chain.head()).timestamp_unix_s)
-                await BuyerProgram(setting, life, chain, ledger).run(commands, answers)
+                await BuyerProgram(setting, life, chain, ledger, kept).run(commands, answers)
         else:
             async with open_seller_book(folder / "book.db") as book:
                 await SellerProgram(setting, life, chain, book).run(commands, answers)

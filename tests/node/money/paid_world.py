@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +13,30 @@ from tests.fake_network import Fabric, FakeNetwork
 from unhosted.market.channel_states import OnChain
 from unhosted.market.channels import ChainId, ChannelConfig, Deployment, channel_id
 from unhosted.market.credit import window_tokens
-from unhosted.market.ids import Address, ChannelId, ModelHash, RequestId
+from unhosted.market.ids import Address, ChannelId, ModelHash, PeerText, RequestId
 from unhosted.market.money import Price
-from unhosted.market.requests import RequestHash
+from unhosted.market.quotes import QuoteId
+from unhosted.market.receipts import FinishReason
+from unhosted.market.requests import NO_QUOTE, Request, encode_request, request_bytes_to_sign
+from unhosted.market.roots import ids_root
+from unhosted.market.signed import Signed
 from unhosted.market.terms import Terms
 from unhosted.node.core.chain import ChannelFacts, Signer
+from unhosted.node.core.engine_facts import EngineFacts
 from unhosted.node.core.peering import Channel as Stream
+from unhosted.node.core.sampling_words import Sampling, encode_sampling
 from unhosted.node.shell.keys.signer import KeySigner
+from unhosted.node.shell.money.kept_answers import KeptAnswers, open_kept_answers
 from unhosted.node.shell.money.ledger import Ledger, open_ledger
 from unhosted.node.shell.money.ledger_words import KnownChannel
 from unhosted.node.shell.money.paid_answer import PaidAnswer
+from unhosted.node.shell.money.paid_jobs import Piece, Sale, Work
 from unhosted.node.shell.money.paid_wire import PROTOCOL, STREAM_MESSAGE_BYTES_MAX, WorkAsked
-from unhosted.node.shell.money.payee import Payee, Sale
+from unhosted.node.shell.money.payee import Payee
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.seller_words import SoldChannel
+from unhosted.node.shell.peers.identity import Identity, new_identity
 
 AT = Deployment(chain_id=ChainId(31337), contract=Address(b"\xcc" * 20))
 BONDS = Deployment(chain_id=ChainId(31337), contract=Address(b"\xbb" * 20))
@@ -43,29 +52,67 @@ CHANNEL: ChannelId = channel_id(AT, CONFIG)
 MODEL = ModelHash(b"\x4d" * 32)
 PRICE = Price(in_micros_per_mtok=1_000_000, out_micros_per_mtok=3_000_000)
 """3 micro-USDC a token: a window is 16 of them."""
-BUYER_PEER, SELLER_PEER = "12D3KooWbuyer", "12D3KooWseller"
+BUYER, SHOP = new_identity(), new_identity()
+BUYER_PEER, SELLER_PEER = BUYER.peer, SHOP.peer
+FACTS = EngineFacts(library="scripted", build="00" * 32, device="cpu:none", weights="f32")
+SALT = bytes(range(32))
 PATIENCE_S = 20
+
+
+def sale(work: Work) -> Sale:
+    return Sale(seller=SELLER_PEER, price=PRICE, model=MODEL, facts=FACTS, check="exact", work=work)
+
+
+def asked(
+    terms: Terms,
+    *,
+    sequence: int = 1,
+    prompt_ids: tuple[int, ...] | None = None,
+    sampling: bytes = encode_sampling(Sampling()),
+    seller: str = SELLER_PEER,
+    model: ModelHash = MODEL,
+    quote: QuoteId = NO_QUOTE,
+    identity: Identity = BUYER,
+) -> WorkAsked:
+    """A request as its buyer signs it."""
+    ids = tuple(range(terms.tokens_in)) if prompt_ids is None else prompt_ids
+    request = Request(
+        buyer=PeerText(identity.peer),
+        seller=PeerText(seller),
+        quote=quote,
+        model=model,
+        terms=terms,
+        prompt_root=ids_root("prompt", ids, salt=SALT),
+        sampling=sampling,
+        seed=bytes(32),
+        channel_sequence=sequence,
+        sent_unix_s=1_700_000_000,
+    )
+    body = encode_request(request)
+    signed = Signed(body=body, signature=identity.sign(request_bytes_to_sign(body)))
+    return WorkAsked(signed=signed, request=request, salt=SALT, prompt_ids=ids)
 
 
 @dataclass
 class Engine:
     """Answers of `length` tokens, whose ids count up from the prompt's last. gate: closed, it makes no more
-    once `stop_at` tokens are out."""
+    once `stop_at` tokens are out. finish: its last word."""
 
     length: int = 100
     piece: int = 4
     stop_at: int | None = None
     gate: trio.Event = field(default_factory=trio.Event)
+    finish: FinishReason | None = "stop"
     made: int = 0
     started: int = 0
 
     @asynccontextmanager
-    async def work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Sequence[int]]]:
+    async def work(self, ask: WorkAsked) -> AsyncIterator[AsyncIterator[Piece]]:
         self.started += 1
         async with aclosing(self._pieces(ask)) as pieces:
             yield pieces
 
-    async def _pieces(self, ask: WorkAsked) -> AsyncGenerator[Sequence[int], None]:
+    async def _pieces(self, ask: WorkAsked) -> AsyncGenerator[Piece, None]:
         first = ask.prompt_ids[-1] + 1
         length = min(self.length, ask.terms.tokens_out_max)
         for at in range(0, length, self.piece):
@@ -73,15 +120,16 @@ class Engine:
                 await self.gate.wait()
             ids = range(first + at, first + min(at + self.piece, length))
             self.made += len(ids)
-            yield list(ids)
+            yield Piece(list(ids))
             await trio.lowlevel.checkpoint()
+        yield Piece((), self.finish)
 
 
 class PaidWorld:
     """Both ends with their disks, in one trio run."""
 
-    def __init__(self, ledger: Ledger, book: SellerBook, deposit_micros: int) -> None:
-        self.ledger, self.book = ledger, book
+    def __init__(self, ledger: Ledger, book: SellerBook, kept: KeptAnswers, deposit_micros: int) -> None:
+        self.ledger, self.book, self.kept = ledger, book, kept
         self.engine = Engine()
         self.chain = OnChain(phase="open", deposit_micros=deposit_micros)
         self.fabric = Fabric()
@@ -92,7 +140,6 @@ class PaidWorld:
         self.seller.serve(PROTOCOL, self._sell, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX)
 
     async def _sell(self, stream: Stream) -> None:
-        sale = Sale(price=PRICE, model=MODEL, engine=bytes(32), check="none", work=self.engine.work)
         payee = Payee(
             stream,
             sold=await self.sold(),
@@ -100,7 +147,7 @@ class PaidWorld:
             bonds=BONDS,
             book=self.book,
             signer=SELLER,
-            sale=sale,
+            sale=sale(self.engine.work),
         )
         self.payees.append(payee)
         await payee.run()
@@ -130,7 +177,9 @@ class PaidWorld:
                 bonds=BONDS,
                 chain=self.chain,
                 ledger=self.ledger,
+                kept=self.kept,
                 signer=signer,
+                identity=BUYER,
             )
             await nursery.start(payer.run)
             yield payer
@@ -148,20 +197,22 @@ class PaidWorld:
         )
 
     @asynccontextmanager
-    async def ask(self, payer: Payer, terms: Terms) -> AsyncIterator[PaidAnswer]:
+    async def ask(self, payer: Payer, terms: Terms, *, is_kept: bool = True) -> AsyncIterator[PaidAnswer]:
         async with payer.open_request(
             terms,
             prompt_ids=tuple(range(terms.tokens_in)),
             model=MODEL,
-            request_hash=RequestHash(bytes(32)),
-            salt=bytes(32),
+            sampling=Sampling(),
+            is_kept=is_kept,
         ) as answer:
             yield answer
 
-    async def whole(self, payer: Payer, terms: Terms) -> tuple[list[int], PaidAnswer]:
+    async def whole(
+        self, payer: Payer, terms: Terms, *, is_kept: bool = True
+    ) -> tuple[list[int], PaidAnswer]:
         """All of an answer, and its receipt."""
         ids: list[int] = []
-        async with self.ask(payer, terms) as answer:
+        async with self.ask(payer, terms, is_kept=is_kept) as answer:
             async for piece in answer:
                 ids += piece
         await answer.receipted.wait()
@@ -178,9 +229,10 @@ async def paid_world(
         async with (
             open_ledger(folder / "ledger.db", folder / "seal", cap_micros=cap_micros) as ledger,
             open_seller_book(folder / "book.db") as book,
+            open_kept_answers(folder / "kept.db") as kept,
             trio.open_nursery() as nursery,
         ):
-            world = PaidWorld(ledger, book, deposit_micros)
+            world = PaidWorld(ledger, book, kept, deposit_micros)
             await ledger.note_chain_time(ledger_now())
             await ledger.note_channel(AT, CONFIG, deposit_micros)
             await book.note_channel(AT, CONFIG, facts)

@@ -21,7 +21,7 @@ from tests.node.chain.stage import (
     allocation,
     authorization,
 )
-from tests.node.money.paid_world import BONDS, BUYER_PEER, MODEL, PRICE, SELLER_PEER, Engine
+from tests.node.money.paid_world import BONDS, BUYER_PEER, PRICE, SELLER_PEER, Engine, asked, sale
 from tests.node.money.seller_world import config_of, voucher
 from unhosted.market.channels import ChannelConfig, channel_id
 from unhosted.market.credit import window_tokens
@@ -37,7 +37,6 @@ from unhosted.market.messages import (
     VoucherMessage,
 )
 from unhosted.market.money import Micros
-from unhosted.market.requests import RequestHash
 from unhosted.market.terms import Terms
 from unhosted.node.core.chain import ChainFacts
 from unhosted.node.core.peering import Channel as Stream
@@ -54,7 +53,6 @@ from unhosted.node.shell.money.paid_wire import (
     decode_stream,
     encode_stream,
 )
-from unhosted.node.shell.money.payee import Sale
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.seller_words import SoldChannel
 from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
@@ -107,9 +105,8 @@ class Shop:
         self.channel: ChannelId = channel_id(self.at, self.config)
         self.fabric = Fabric()
         self.buyer, self.seller = FakeNetwork(self.fabric, BUYER_PEER), FakeNetwork(self.fabric, SELLER_PEER)
-        sale = Sale(price=PRICE, model=MODEL, engine=bytes(32), check="none", work=self.engine.work)
         terms = SellerTerms(coin_micros=lambda: 1_000_000)
-        self.door = SellerDoor(chain, book, SELLER, sale=sale, terms=terms)
+        self.door = SellerDoor(chain, book, SELLER, sale=sale(self.engine.work), terms=terms)
         self.seller.serve(
             PROTOCOL, self.door.answer, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX
         )
@@ -174,14 +171,7 @@ class Shop:
             tokens_out_max=most,
             window_tokens=window_tokens(PRICE),
         )
-        return WorkAsked(
-            terms=terms,
-            sequence=sequence,
-            model=MODEL,
-            request_hash=RequestHash(bytes(32)),
-            salt=bytes(32),
-            prompt_ids=tuple(range(10)),
-        )
+        return asked(terms, sequence=sequence)
 
     def pay(self, amount_micros: int) -> VoucherMessage:
         return VoucherMessage(signed=voucher(amount_micros, self.config, at=self.at))

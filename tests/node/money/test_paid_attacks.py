@@ -10,9 +10,9 @@ import trio
 from tests.node.chain.stage import FOREVER_UNIX_S, STRANGER, allocation
 from tests.node.money.paid_world import (
     AT,
-    MODEL,
     OPERATOR,
     PRICE,
+    asked,
 )
 from tests.node.money.seller_world import config_of, voucher
 from tests.node.money.selling_world import Line, Shop, shop_world
@@ -28,14 +28,12 @@ from unhosted.market.messages import (
     VoucherMessage,
 )
 from unhosted.market.money import Micros, cost_micros
-from unhosted.market.requests import RequestHash
 from unhosted.market.terms import Terms
 from unhosted.node.core.peering import ChannelBroken
 from unhosted.node.shell.keys.signer import KeySigner
 from unhosted.node.shell.money.paid_wire import (
     StreamMessage,
     Tokens,
-    WorkAsked,
 )
 
 LOSS = loss_max(PRICE, tokens_in=10, window=window_tokens(PRICE))
@@ -182,14 +180,7 @@ def test_a_huge_prompt_is_not_worked_on_before_it_is_paid(tmp_path: Path) -> Non
             tokens_out_max=10,
             window_tokens=window_tokens(PRICE),
         )
-        ask = WorkAsked(
-            terms=terms,
-            sequence=1,
-            model=MODEL,
-            request_hash=RequestHash(bytes(32)),
-            salt=bytes(32),
-            prompt_ids=(7,) * 900_000,
-        )
+        ask = asked(terms, prompt_ids=(7,) * 900_000)
         await line.say(ask, shop.pay(500))
         assert await quiet(line) == 0
         assert shop.engine.started == 0

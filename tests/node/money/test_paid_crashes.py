@@ -24,9 +24,10 @@ def crashes(*words: str) -> list[dict[str, Any]]:
 
 def test_kill_9_of_either_end_loses_no_voucher_and_at_most_a_window() -> None:
     """Some of the points; `python -m tests.node.money.crash_paid` takes all of them."""
-    outcomes = crashes("--first", "3", "--every", "8")
+    outcomes = crashes("--first", "3", "--every", "12")
     assert {outcome["victim"] for outcome in outcomes if outcome["killed"]} == {"buyer", "seller"}
     assert all(outcome["finished"] == 2 for outcome in outcomes)
+    assert all(outcome["acknowledged"] >= 4 for outcome in outcomes)  # two requests, each at both ends
 
 
 @pytest.mark.parametrize("victim", ["buyer", "seller"])

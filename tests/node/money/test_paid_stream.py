@@ -49,11 +49,11 @@ def test_an_answer_is_paid_exactly_and_receipted(tmp_path: Path) -> None:
         assert ids == list(range(10, 110))
         due = cost_micros(PRICE, tokens_in=10, tokens_out=100)
         assert (answer.end, answer.tokens_out, answer.due_micros) == ("finished", 100, due)
-        assert answer.receipt is not None
+        assert answer.receipt is not None and answer.ask is not None
         digest = receipt_digest(bonds_separator(BONDS), answer.receipt.receipt)
         assert recover(digest, answer.receipt.signature) == SELLER.address
         response = decode_response(answer.receipt.response)
-        assert response.output_root == ids_root("output", ids, salt=bytes(32))
+        assert response.output_root == answer.made.root(100) == ids_root("output", ids, salt=answer.ask.salt)
         sold, row = await world.sold(), (await world.known()).row
         assert sold.settled_micros == row.due_min_micros == row.due_max_micros == due
         assert sold.best_micros == row.authorised_micros >= due

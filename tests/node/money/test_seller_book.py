@@ -24,7 +24,7 @@ from unhosted.market.receipts import NO_RECEIPT, decode_response, receipt_digest
 from unhosted.node.core.chain import ClaimRow
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.shell.keys.signer import recover
-from unhosted.node.shell.money import seller_book
+from unhosted.node.shell.money import seller_book, seller_changes
 from unhosted.node.shell.money.seller_book import SellerBook, open_seller_book
 from unhosted.node.shell.money.seller_words import ClaimInFlight, Move
 
@@ -208,7 +208,7 @@ def test_more_live_requests_than_the_bound_are_refused(path: Path, monkeypatch: 
 
 
 def test_more_channels_than_the_bound_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seller_book, "CHANNELS_OPEN_MAX", 2)
+    monkeypatch.setattr(seller_changes, "CHANNELS_OPEN_MAX", 2)
 
     async def work(book: SellerBook) -> None:
         for number in (1, 2):

@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.fake_chain import START_UNIX_S
 from tests.node.chain.stage import OPERATOR, OWNER, SELLER, STRANGER
-from tests.node.money.paid_world import BUYER_PEER, PRICE, SELLER_PEER
+from tests.node.money.paid_world import BUYER, BUYER_PEER, PRICE, SELLER_PEER
 from tests.node.money.selling_world import Shop, shop_world
 from unhosted.market.channels import ChainId
 from unhosted.market.credit import window_tokens
@@ -20,8 +20,10 @@ from unhosted.market.money import cost_micros
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
+from unhosted.node.core.sampling_words import Sampling
 from unhosted.node.shell.money import buying
 from unhosted.node.shell.money.buying import Buyer
+from unhosted.node.shell.money.kept_answers import KeptAnswers, open_kept_answers
 from unhosted.node.shell.money.ledger import Ledger, open_ledger
 from unhosted.node.shell.money.paid_wire import PROTOCOL, STREAM_MESSAGE_BYTES_MAX
 
@@ -34,6 +36,10 @@ def in_shop(folder: Path, body: Callable[[Shop], Awaitable[None]], *, total_micr
             await body(shop)
 
     trio.run(main)
+
+
+def buyers_answers(folder: Path) -> AbstractAsyncContextManager[KeptAnswers]:
+    return open_kept_answers(folder / "kept.db")
 
 
 def buyers_ledger(folder: Path) -> AbstractAsyncContextManager[Ledger]:
@@ -64,15 +70,15 @@ def test_what_was_sent_is_owed_however_the_stream_ends(tmp_path: Path) -> None:
     """A buyer that reads nothing holds the last tokens up, and cuts the stream then."""
 
     async def body(shop: Shop) -> None:
-        shop.engine.length = 260
+        shop.engine.length = 244
         async with shop.line() as line:
             await shop.agree(line)
-            await line.say(shop.ask(sequence=1, most=260), shop.pay(1_000))
-            while shop.engine.made < 260:
+            await line.say(shop.ask(sequence=1, most=244), shop.pay(1_000))
+            while shop.engine.made < 244:
                 await trio.sleep(0.01)
             await trio.testing.wait_all_tasks_blocked(0.05)
             shop.fabric.reset(BUYER_PEER, SELLER_PEER)
-        due = cost_micros(PRICE, tokens_in=10, tokens_out=260)
+        due = cost_micros(PRICE, tokens_in=10, tokens_out=244)
         async with shop.line() as line:
             assert (await shop.agree(line)).due_micros == due
         assert (await shop.book.earnings()).requests_live == 0
@@ -149,10 +155,10 @@ def test_an_allocation_that_was_sent_late_can_be_spent(tmp_path: Path) -> None:
 
     async def body(shop: Shop) -> None:
         shop.engine.length = 4
-        async with buyers_ledger(tmp_path) as ledger:
+        async with buyers_ledger(tmp_path) as ledger, buyers_answers(tmp_path) as kept:
             await ledger.note_chain_time((await shop.chain.head()).timestamp_unix_s)
             await ledger.note_channel(shop.at, shop.config, 0)
-            buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address)
+            buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address, identity=BUYER, kept=kept)
             ask = shop.ask(sequence=1, most=4)
             async with (
                 shop.line() as line,
@@ -160,9 +166,8 @@ def test_an_allocation_that_was_sent_late_can_be_spent(tmp_path: Path) -> None:
                 payer.open_request(
                     ask.terms,
                     prompt_ids=ask.prompt_ids,
-                    model=ask.model,
-                    request_hash=ask.request_hash,
-                    salt=ask.salt,
+                    model=ask.request.model,
+                    sampling=Sampling(),
                 ) as answer,
             ):
                 assert [one async for piece in answer for one in piece] == [10, 11, 12, 13]
@@ -178,8 +183,8 @@ def test_a_seller_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
             await trio.sleep_forever()
 
         shop.seller.serve(PROTOCOL, silent, access="anyone", message_bytes_max=STREAM_MESSAGE_BYTES_MAX)
-        async with buyers_ledger(tmp_path) as ledger:
-            buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address)
+        async with buyers_ledger(tmp_path) as ledger, buyers_answers(tmp_path) as kept:
+            buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address, identity=BUYER, kept=kept)
             async with shop.line() as line:
                 with pytest.raises(Refused, match="did not say"):
                     await buyer.open_channel(line.stream, SELLER.address)
@@ -190,15 +195,15 @@ def test_a_seller_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
 def test_a_channel_of_another_key_or_chain_is_not_paid_on(tmp_path: Path) -> None:
     async def body(shop: Shop) -> None:
         elsewhere = replace(shop.at, chain_id=ChainId(8453))
-        async with buyers_ledger(tmp_path) as ledger:
+        async with buyers_ledger(tmp_path) as ledger, buyers_answers(tmp_path) as kept:
             await ledger.note_chain_time((await shop.chain.head()).timestamp_unix_s)
             here = await ledger.note_channel(shop.at, shop.config, 0)
             there = await ledger.note_channel(elsewhere, shop.config, 0)
             async with shop.line() as line:
-                stranger = Buyer(shop.chain, ledger, STRANGER, payer=OWNER.address)
+                stranger = Buyer(shop.chain, ledger, STRANGER, payer=OWNER.address, identity=BUYER, kept=kept)
                 with pytest.raises(Refused, match="put that key back"):
                     await stranger.pay(line.stream, here).__aenter__()
-                buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address)
+                buyer = Buyer(shop.chain, ledger, OPERATOR, payer=OWNER.address, identity=BUYER, kept=kept)
                 with pytest.raises(Refused, match="on chain 8453"):
                     await buyer.pay(line.stream, there).__aenter__()
 

@@ -6,7 +6,7 @@ its whole deposit when the chain shows it. The operator signs; the seller, who w
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -20,11 +20,14 @@ from unhosted.market.money import MICROS_PER_USD, Micros
 from unhosted.node.core.chain import Chain, ChainUnavailable, Signer
 from unhosted.node.core.errors import Refused
 from unhosted.node.core.peering import Channel as Stream
+from unhosted.node.shell.money.kept_answers import KeptAnswers
 from unhosted.node.shell.money.ledger import Ledger
 from unhosted.node.shell.money.ledger_words import KnownChannel
+from unhosted.node.shell.money.paid_hold import HoldBack
 from unhosted.node.shell.money.paid_wire import decode_stream, encode_stream
 from unhosted.node.shell.money.payer import Payer
 from unhosted.node.shell.money.selling import CHAIN_LOOK_S, look_at
+from unhosted.node.shell.peers.identity import Identity
 
 ALLOCATION_MICROS = MICROS_PER_USD
 """Of a new channel, and of each top-up: settling it costs about 0.6 % on a busy day."""
@@ -41,8 +44,18 @@ _LOG = logging.getLogger(__name__)
 class Buyer:
     """Channels of one account with sellers, paid from one ledger."""
 
-    def __init__(self, chain: Chain, ledger: Ledger, operator: Signer, *, payer: Address) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        ledger: Ledger,
+        operator: Signer,
+        *,
+        payer: Address,
+        identity: Identity,
+        kept: KeptAnswers,
+    ) -> None:
         """operator: signs vouchers and allocations. payer: the account's owner, whose key is elsewhere.
+        identity: signs requests; the streams are its own. kept: where answers wait for their check.
 
         Raises: Refused without bonds, for which receipts are signed.
         """
@@ -50,6 +63,7 @@ class Buyer:
             raise Refused("chain_mismatch", f"no Bonds contract is known on {chain.facts.name}")
         self._chain, self._ledger, self._operator = chain, ledger, operator
         self._payer, self._bonds = payer, chain.facts.bonds
+        self._identity, self._kept = identity, kept
         self._separator = channels_separator(chain.facts.channels)
 
     async def open_channel(
@@ -102,8 +116,13 @@ class Buyer:
         return of
 
     @asynccontextmanager
-    async def pay(self, stream: Stream, of: ChannelId) -> AsyncIterator[Payer]:
+    async def pay(
+        self, stream: Stream, of: ChannelId, *, holds_all: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[Payer]:
         """The channel's business on a stream to its seller, once both ends agree on what is settled.
+
+        Pay of the last requests is held back as far as the seller gives credit. holds_all: True while checks
+        make the seller look as if it cheated; then as much as it lets stand.
 
         Raises: Refused, ChainUnavailable.
         """
@@ -115,8 +134,11 @@ class Buyer:
             bonds=self._bonds,
             chain=now,
             ledger=self._ledger,
+            kept=self._kept,
             signer=self._operator,
+            identity=self._identity,
             top_up=lambda needed: self._top_up(payer, of, needed),
+            hold=HoldBack(holds_all=holds_all),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(payer.run)

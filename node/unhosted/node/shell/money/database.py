@@ -43,6 +43,10 @@ class FileKind:
     upgrades: tuple[str, ...] = ()
 
 
+class RowDamaged(Exception):
+    """A row does not fit its checksum."""
+
+
 def open_database(path: Path, kind: FileKind) -> sqlite3.Connection:
     """The database at `path`, made there if nothing is; in autocommit mode, for any thread.
 

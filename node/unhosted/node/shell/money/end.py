@@ -60,6 +60,11 @@ class ChannelEnd:
         gives at most one, so it is bounded by the effects of a step."""
         self._answers.append(event)
 
+    async def wait_until(self, holds: Callable[[Channel], bool]) -> None:
+        """Until the channel is as asked. For as long as `run` runs, and no longer."""
+        while not holds(self.channel):
+            await self._moved.wait()
+
     async def finish(self, event: Event) -> None:
         """Take a last event, after `run` ended.
 

@@ -2,11 +2,13 @@
 
 import trio
 
+from unhosted.market.acks import SignedAck
 from unhosted.market.channel_states import EndKind
 from unhosted.market.receipts import SignedReceipt
+from unhosted.market.roots import GrowingIds
 from unhosted.market.terms import Terms
 from unhosted.node.core.errors import Refused
-from unhosted.node.shell.money.paid_wire import Tokens
+from unhosted.node.shell.money.paid_wire import Tokens, WorkAsked
 
 PIECES_WAITING = 1_024
 """Pieces that the reader has not taken yet. What arrived is paid, so a slower reader holds up the stream, and
@@ -17,11 +19,17 @@ class PaidAnswer:
     """Iterate for its token ids, in pieces as they came. Once it ended: `end`, `tokens_out` and `due_micros`,
     exactly what it cost; `receipt` follows a moment later (`receipted`), unless the seller owes one.
 
-    Iteration raises Refused when it ended for another reason than the model's or the reader's.
+    Iteration raises Refused when it ended for another reason than the model's or the reader's. made: all that
+    came. ack: the seller's newest signature over it. ask: what was sent, once it was. is_kept: whether prompt
+    and output may be written down for a check.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
+    def __init__(self, terms: Terms, *, salt: bytes, is_kept: bool) -> None:
+        """salt: of the request, 32 bytes."""
+        self.terms, self.is_kept = terms, is_kept
+        self.made = GrowingIds("output", salt=salt)
+        self.ask: WorkAsked | None = None
+        self.ack: SignedAck | None = None
         self.end: EndKind | None = None
         self.tokens_out = 0
         self.due_micros = 0
@@ -29,7 +37,6 @@ class PaidAnswer:
         self.refused: Refused | None = None
         self.was_accepted = False
         self.decided, self.ended, self.receipted = trio.Event(), trio.Event(), trio.Event()
-        self._received = 0
         self._left = False
         self._put, self._pieces = trio.open_memory_channel[tuple[int, ...]](PIECES_WAITING)
 
@@ -44,13 +51,19 @@ class PaidAnswer:
                 raise self.refused from None
             raise StopAsyncIteration from None
 
+    @property
+    def acknowledged(self) -> int:
+        """Tokens under the seller's signature so far."""
+        return 0 if self.ack is None else self.ack.ack.tokens_out
+
     async def take(self, tokens: Tokens) -> None:
         """Tokens from the seller; repeated ones, ones after a gap and ones too many are dropped."""
-        new = tokens.ids[self._received - tokens.position :] if tokens.position <= self._received else ()
-        new = new[: self.terms.tokens_out_max - self._received]
+        received = len(self.made)
+        new = tokens.ids[received - tokens.position :] if tokens.position <= received else ()
+        new = new[: self.terms.tokens_out_max - received]
         if not new or self.ended.is_set():
             return
-        self._received += len(new)
+        self.made.extend(new)
         if not self._left:
             try:
                 await self._put.send(new)

@@ -1,8 +1,10 @@
 """What the signer of one channel signs on a stream, vouchers above all, and telling who signed."""
 
+from unhosted.market.channel_events import StateReceived
 from unhosted.market.channels import Deployment, SignedVoucher, Voucher
 from unhosted.market.eip712 import channels_separator, hello_digest, voucher_digest
 from unhosted.market.ids import Address, ChannelId, Signature
+from unhosted.market.messages import ChannelState
 from unhosted.market.money import Micros
 from unhosted.node.core.chain import Signer
 from unhosted.node.shell.keys.signer import recover
@@ -29,3 +31,16 @@ class ChannelVouchers:
     def hello_by(self, contact: bytes, signature: Signature) -> Address | None:
         """Who opened a stream. All else of a channel can be read on the chain, by anybody."""
         return recover(hello_digest(self._separator, self._of, contact), signature)
+
+    def state_event(self, state: ChannelState) -> StateReceived:
+        """What a seller states at a contact. Its voucher is checked against our own channel; a signature of
+        anybody else counts for nothing."""
+        shown = state.voucher
+        return StateReceived(
+            contact=state.contact if state.channel_id == self._of else b"",
+            voucher_micros=0 if shown is None else shown.voucher.amount_micros,
+            voucher_signer=None if shown is None else self.signed_by(shown),
+            due_micros=state.due_micros,
+            sequence=state.sequence,
+            credit_micros=state.credit_micros,
+        )

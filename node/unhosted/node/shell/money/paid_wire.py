@@ -1,7 +1,8 @@
-"""What travels on a paid stream beside the words about money: who opens it, the work, tokens and receipts.
+"""What travels on a paid stream beside the words about money: who opens it, the work, tokens, and what is
+signed for them.
 
 One CBOR map per message, like `market.messages_wire`, whose kinds share the stream: a kind that is not one of
-these four is read there. Token ids are packed as 32-bit little-endian numbers: in a list they would meet the
+these six is read there. Token ids are packed as 32-bit little-endian numbers: in a list they would meet the
 reader's bound on CBOR values, and a list is twice as long.
 """
 
@@ -10,11 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from unhosted.market.acks import ACK_BYTES_MAX, SignedAck, decode_ack, encode_ack
 from unhosted.market.cbor import encode
 from unhosted.market.channels import ChannelConfig, Deployment
 from unhosted.market.fields import Fields, read_message
-from unhosted.market.ids import SIGNATURE_BYTES, ChannelId, ModelHash, RequestId, Signature
-from unhosted.market.messages import CONTACT_BYTES, SEQUENCE_MAX, MoneyMessage
+from unhosted.market.ids import PEER_SIGNATURE_BYTES, SIGNATURE_BYTES, RequestId, Signature
+from unhosted.market.messages import CONTACT_BYTES, MoneyMessage
 from unhosted.market.messages_wire import (
     KIND_CHARS_MAX,
     VERSION,
@@ -23,16 +25,24 @@ from unhosted.market.messages_wire import (
     pack_channel,
     unpack_channel,
 )
-from unhosted.market.money import PRICE_MICROS_MAX, Price
 from unhosted.market.receipts import RECEIPT_BYTES_MAX, SignedReceipt, decode_receipt, encode_receipt
-from unhosted.market.requests import RequestHash
-from unhosted.market.terms import OUTPUT_TOKENS_MAX, PROMPT_TOKENS_MAX, WINDOW_TOKENS_MAX, Terms
+from unhosted.market.requests import (
+    REQUEST_BODY_BYTES_MAX,
+    Request,
+    RequestHash,
+    decode_request,
+    request_hash,
+)
+from unhosted.market.roots import TOKEN_ID_MAX
+from unhosted.market.signed import Signed
+from unhosted.market.terms import OUTPUT_TOKENS_MAX, PROMPT_TOKENS_MAX, Terms
+from unhosted.node.core.engine_facts import FACTS_BYTES_MAX, EngineFacts, decode_facts, encode_facts
 
 PROTOCOL = "/unhosted/paid/1"
 
 ID_BYTES_ON_WIRE = 4
-STREAM_MESSAGE_BYTES_MAX = PROMPT_TOKENS_MAX * ID_BYTES_ON_WIRE + 1_024
-"""An ask with the longest prompt; everything else is a thousandth of it."""
+STREAM_MESSAGE_BYTES_MAX = PROMPT_TOKENS_MAX * ID_BYTES_ON_WIRE + REQUEST_BODY_BYTES_MAX + 1_024
+"""An ask with the longest prompt and the longest request."""
 
 PIECE_TOKENS_MAX = 4_096
 """Of one message: the largest window."""
@@ -53,21 +63,31 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkAsked:
-    """Payer: the work. request_hash: of what both sides hold the request to be; it goes into the receipt.
+    """Payer: the work. signed: the request's body with the buyer's signature; request: what the body says.
 
-    salt: 32 secret bytes that keep others from guessing the answer behind the receipt's root of it.
+    salt: 32 secret bytes that keep others from guessing prompt and answer behind the roots of them.
     """
 
-    terms: Terms
-    sequence: int
-    model: ModelHash
-    request_hash: RequestHash
+    signed: Signed
+    request: Request
     salt: bytes
     prompt_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) != self.terms.tokens_in:
             raise ValueError(f"prompt of {len(self.prompt_ids)} tokens, {self.terms.tokens_in} are stated")
+
+    @property
+    def terms(self) -> Terms:
+        return self.request.terms
+
+    @property
+    def sequence(self) -> int:
+        return self.request.channel_sequence
+
+    @property
+    def request_hash(self) -> RequestHash:
+        return request_hash(self.signed.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +100,29 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStated:
+    """Payee: what rounds its answers from here on, before anything that names it by its hash."""
+
+    facts: EngineFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckGiven:
+    """Payee, right after the tokens that completed a block of 64, once it is on its disk."""
+
+    request_id: RequestId
+    signed: SignedAck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptGiven:
-    """Payee, after the end of a request that delivered something."""
+    """Payee: the one receipt of a request that delivered something; again at each contact until the payer
+    has said that it is stored."""
 
     signed: SignedReceipt
 
 
-StreamMessage = Hello | WorkAsked | Tokens | ReceiptGiven | MoneyMessage
+StreamMessage = Hello | WorkAsked | Tokens | EngineStated | AckGiven | ReceiptGiven | MoneyMessage
 
 
 def encode_stream(message: StreamMessage) -> bytes:
@@ -99,6 +135,10 @@ def encode_stream(message: StreamMessage) -> bytes:
         case Tokens():
             ids = pack_ids(message.ids)
             return _encode("tokens", {"rid": message.request_id, "at": message.position, "ids": ids})
+        case EngineStated():
+            return _encode("engine", {"facts": encode_facts(message.facts)})
+        case AckGiven():
+            return _encode("ack", {"rid": message.request_id, "ack": encode_ack(message.signed)})
         case ReceiptGiven():
             return _encode("receipt", {"receipt": encode_receipt(message.signed)})
         case _:
@@ -142,46 +182,33 @@ def _encode(kind: str, fields: dict[str, object]) -> bytes:
 
 
 def _pack_ask(ask: WorkAsked) -> dict[str, object]:
-    terms = ask.terms
     return {
-        "rid": terms.request_id,
-        "ch": terms.channel_id,
-        "in": terms.price.in_micros_per_mtok,
-        "out": terms.price.out_micros_per_mtok,
-        "most": terms.tokens_out_max,
-        "window": terms.window_tokens,
-        "seq": ask.sequence,
-        "model": ask.model,
-        "asked": ask.request_hash,
+        "body": ask.signed.body,
+        "sig": ask.signed.signature,
         "salt": ask.salt,
         "prompt": pack_ids(ask.prompt_ids),
     }
 
 
 def _unpack_ask(fields: Fields) -> WorkAsked:
-    prompt_ids = unpack_ids(fields.data("prompt", bytes_max=PROMPT_TOKENS_MAX * ID_BYTES_ON_WIRE))
+    body = fields.data("body", bytes_max=REQUEST_BODY_BYTES_MAX)
     return WorkAsked(
-        terms=Terms(
-            request_id=RequestId(fields.exactly("rid")),
-            channel_id=ChannelId(fields.exactly("ch")),
-            price=Price(
-                in_micros_per_mtok=fields.uint("in", most=PRICE_MICROS_MAX),
-                out_micros_per_mtok=fields.uint("out", most=PRICE_MICROS_MAX),
-            ),
-            tokens_in=len(prompt_ids),
-            tokens_out_max=fields.uint("most", least=1, most=OUTPUT_TOKENS_MAX),
-            window_tokens=fields.uint("window", least=1, most=WINDOW_TOKENS_MAX),
-        ),
-        sequence=fields.uint("seq", least=1, most=SEQUENCE_MAX),
-        model=ModelHash(fields.exactly("model")),
-        request_hash=RequestHash(fields.exactly("asked")),
+        signed=Signed(body=body, signature=fields.exactly("sig", size_bytes=PEER_SIGNATURE_BYTES)),
+        request=decode_request(body),
         salt=fields.exactly("salt"),
-        prompt_ids=prompt_ids,
+        prompt_ids=_ids(fields, "prompt", PROMPT_TOKENS_MAX),
     )
 
 
+def _ids(fields: Fields, key: str, most: int) -> tuple[int, ...]:
+    ids = unpack_ids(fields.data(key, bytes_max=most * ID_BYTES_ON_WIRE))
+    if ids and max(ids) > TOKEN_ID_MAX:
+        raise fields.wrong(key, f"token id {max(ids)} is above {TOKEN_ID_MAX}")
+    return ids
+
+
 def _unpack_tokens(fields: Fields) -> Tokens:
-    ids = unpack_ids(fields.data("ids", bytes_max=PIECE_TOKENS_MAX * ID_BYTES_ON_WIRE))
+    ids = _ids(fields, "ids", PIECE_TOKENS_MAX)
     if not ids:
         raise fields.wrong("ids", "a piece without a token")
     position = fields.uint("at", most=OUTPUT_TOKENS_MAX)
@@ -199,6 +226,13 @@ _UNPACK: dict[str, Callable[[Fields], StreamMessage]] = {
     "hello": _unpack_hello,
     "ask": _unpack_ask,
     "tokens": _unpack_tokens,
+    "engine": lambda fields: EngineStated(
+        facts=decode_facts(fields.data("facts", bytes_max=FACTS_BYTES_MAX))
+    ),
+    "ack": lambda fields: AckGiven(
+        request_id=RequestId(fields.exactly("rid")),
+        signed=decode_ack(fields.data("ack", bytes_max=ACK_BYTES_MAX)),
+    ),
     "receipt": lambda fields: ReceiptGiven(
         signed=decode_receipt(fields.data("receipt", bytes_max=RECEIPT_BYTES_MAX))
     ),

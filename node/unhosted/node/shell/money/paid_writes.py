@@ -7,9 +7,11 @@ import trio
 
 from unhosted.market.channel_effects import Authorise, StopReason
 from unhosted.market.channel_events import AuthorisationRefused, Authorised, Event
-from unhosted.market.ids import RequestId
+from unhosted.market.channels import SignedVoucher
+from unhosted.market.ids import ChannelId, RequestId
 from unhosted.node.core.errors import Refused
 from unhosted.node.shell.money.ledger import Ledger
+from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 
 Write = Callable[[], Awaitable[Event]]
 
@@ -48,3 +50,21 @@ class AuthoriseWrites:
         finally:
             done.set()
         return Authorised(request_id=request_id, total_micros=total)
+
+
+async def raise_authorised(
+    ledger: Ledger,
+    vouchers: ChannelVouchers,
+    of: ChannelId,
+    amount_micros: int,
+    *,
+    shown: SignedVoucher | None,
+    deposit_micros: int,
+) -> None:
+    """By the voucher that the seller showed, or by what the chain paid out."""
+    if shown is not None and shown.voucher.amount_micros == amount_micros:
+        signed_by = vouchers.signed_by(shown)
+        if signed_by is not None:
+            await ledger.raise_authorised(shown, signed_by=signed_by)
+        return
+    await ledger.note_deposit(of, deposit_micros, claimed_micros=amount_micros)

@@ -1,46 +1,45 @@
 """The selling end of a paid stream: vouchers come and are written down, then tokens go.
 
-No token leaves before the voucher that pays for it, but for one window of credit, is on the disk; no receipt
-leaves before it is. The engine starts when prompt and first window are paid, and waits where the buyer does.
+No token leaves before the voucher that pays for it, but for one window of credit, is on the disk; nothing
+that is signed for tokens leaves before it is. The engine starts when prompt and first window are paid, and
+waits where the buyer does.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from unhosted.market import channel_effects as effects
 from unhosted.market import channel_events as events
 from unhosted.market import messages
+from unhosted.market.acks import ack_due
 from unhosted.market.channel_effects import Effect, RefuseReason
 from unhosted.market.channel_machine import chain_events
 from unhosted.market.channel_states import LIVE_REQUESTS_MAX, EndKind, OnChain, restore
 from unhosted.market.channels import Deployment, SignedVoucher, Voucher, channel_id
-from unhosted.market.eip712 import bonds_separator, channels_separator, close_digest
+from unhosted.market.eip712 import channels_separator, close_digest
 from unhosted.market.faults import Reason, RemoteFault
 from unhosted.market.ids import RequestId, Signature
-from unhosted.market.money import Micros, Price
-from unhosted.market.offers import CheckClass
-from unhosted.market.receipts import SignedReceipt
+from unhosted.market.money import Micros
 from unhosted.node.core.chain import Signer
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
 from unhosted.node.shell.money.end import ChannelEnd
-from unhosted.node.shell.money.paid_receipts import Made, receipt_maker
+from unhosted.node.shell.money.paid_asks import check_ask, check_prompt
+from unhosted.node.shell.money.paid_jobs import Job, Sale, job_of
+from unhosted.node.shell.money.paid_proofs import SellerProofs, delivered_of
 from unhosted.node.shell.money.paid_stream import PaidStream
 from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import (
     PIECE_TOKENS_MAX,
     Hello,
-    ReceiptGiven,
     StreamMessage,
     Tokens,
     WorkAsked,
 )
-from unhosted.node.shell.money.seller_book import MakeReceipt, SellerBook
+from unhosted.node.shell.money.seller_book import SellerBook
 from unhosted.node.shell.money.seller_words import SoldChannel
 
 HELD_TOKENS_MAX = 256
@@ -52,38 +51,11 @@ FAULTS_MAX = 8
 GOODBYE_S = 10.0
 """Cancelled, this end still writes down what it delivered, unless the disk hangs."""
 
-Work = Callable[[WorkAsked], AbstractAsyncContextManager[AsyncIterator[Sequence[int]]]]
-"""Entered when it is paid for; gives the answer's ids in pieces. Leaving cancels."""
-
 TopUp = Callable[[messages.TopUpOffer], Awaitable[messages.RelayAnswer]]
 OnClose = Callable[[int, Signature], None]
 """With the amount in micro-USDC, and the buyer's voucher over it."""
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sale:
-    """What is sold. engine: BLAKE3 of the engine's description. check: how an answer can be checked."""
-
-    price: Price
-    model: bytes
-    engine: bytes
-    check: CheckClass
-    work: Work
-
-
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """A request under way. ids: all that were made, in order."""
-
-    ask: WorkAsked
-    ids: list[int] = field(default_factory=list)
-    released: int = 0
-    is_done: bool = False
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    moved: trio.Event = field(default_factory=trio.Event)
-    receipt: SignedReceipt | None = None
 
 
 class Payee:
@@ -102,22 +74,26 @@ class Payee:
         hello: Hello | None = None,
         top_up: TopUp | None = None,
         on_close: OnClose | None = None,
+        credit_micros: int = 0,
     ) -> None:
         """sold: as the book has it. chain: what counts of it on the chain. signer: the payee's key.
 
         hello: if the stream's first message was read already. top_up: sends a larger allocation.
-        on_close: told of a close that was signed.
+        on_close: told of a close that was signed. credit_micros: what the buyer may leave unpaid until its
+        answers were checked.
         """
         self._hello, self._top_up, self._on_close = hello, top_up, on_close
         self._stream = PaidStream(stream)
         self._book, self._signer, self._sale, self._sold = book, signer, sale, sold
         self._separator = channels_separator(sold.deployment)
         self._vouchers = ChannelVouchers(sold.deployment, sold.channel_id)
-        self._receipts_separator = bonds_separator(bonds)
-        self._jobs: dict[RequestId, _Job] = {}
+        self._proofs = SellerProofs(
+            self._stream, of=sold.channel_id, book=book, signer=signer, bonds=bonds, sale=sale
+        )
+        self._jobs: dict[RequestId, Job] = {}
         self._best = sold.best
         self._nursery: trio.Nursery | None = None
-        self._is_topping_up = False
+        self._is_topping_up = self._has_given_again = False
         self.faults: list[effects.ReportFault] = []
         self.end = ChannelEnd(
             restore(
@@ -131,6 +107,7 @@ class Payee:
                 sequence=sold.sequence,
                 written_off_micros=sold.written_off_micros,
                 is_winding_up=sold.is_winding_up,
+                credit_micros=credit_micros,
             ),
             perform=self._perform,
         )
@@ -187,6 +164,11 @@ class Payee:
                 is_ours = message.channel_id == self._sold.channel_id
                 contact = message.contact if is_ours else b""
                 await self.end.feed(events.AnswerReceived(contact=contact, due_micros=message.due_micros))
+                if not self._has_given_again:  # once a stream: it may be a hundred receipts
+                    self._has_given_again = True
+                    await self._proofs.give_again()
+            case messages.ReceiptAck():
+                await self._proofs.confirmed(message)
             case messages.StopRequest():
                 await self.end.feed(events.StopReceived(request_id=message.request_id))
             case messages.TopUpOffer() if self._top_up is not None and self._nursery is not None:
@@ -219,11 +201,11 @@ class Payee:
         await self.end.feed(events.ContactMade(contact=hello.contact))
 
     async def _asked(self, ask: WorkAsked) -> None:
-        """The terms must be what is sold; all else about money is the machine's."""
+        """It must be signed, and for what is sold; all else about money is the machine's."""
         terms = ask.terms
-        if terms.price != self._sale.price or ask.model != self._sale.model:
-            message = "a request at another price, or for another model, than is sold here"
-            self._report(effects.ReportFault(reason=Reason.WRONG_TERMS, message=message))
+        buyer, of = self._stream.peer, self._sold.channel_id
+        if (fault := check_ask(ask, buyer=buyer, channel_id=of, sale=self._sale)) is not None:
+            self._report(effects.ReportFault(reason=fault.reason, message=fault.message))
             failed = messages.RequestEnd(request_id=terms.request_id, tokens_out=0, end="failed")
             await self._stream.send(failed)
             return
@@ -233,7 +215,7 @@ class Payee:
         if len(self._jobs) >= LIVE_REQUESTS_MAX:  # the machine says the same, but holds no prompts
             await self._refuse(terms.request_id, "too_many_live")
             return
-        self._jobs[terms.request_id] = _Job(ask=ask)
+        self._jobs[terms.request_id] = job_of(ask)
         await self.end.feed(events.RequestOpened(terms=terms, sequence=ask.sequence))
 
     async def _perform(self, effect: Effect) -> None:
@@ -276,6 +258,7 @@ class Payee:
                     voucher=self._best,
                     due_micros=Micros(effect.due_micros),
                     sequence=effect.sequence,
+                    credit_micros=effect.credit_micros,
                 )
                 await self._stream.send(state)
             case effects.SignClose(amount_micros=amount):
@@ -299,8 +282,12 @@ class Payee:
         voucher = Voucher(channel_id=self._sold.channel_id, amount_micros=Micros(effect.amount_micros))
         signed = SignedVoucher(voucher=voucher, signature=effect.signature)
         live = self.end.channel.live
-        dues = {key: one.due_micros for key, one in live.items() if one.is_covered}
-        await self._book.store_voucher(signed, live_micros=dues)
+        covered = {key: one for key, one in live.items() if one.is_covered}
+        await self._book.store_voucher(
+            signed,
+            live_micros={key: one.due_micros for key, one in covered.items()},
+            delivered={key: delivered_of(self._jobs[key], one.tokens_out) for key, one in covered.items()},
+        )
         self._best = signed
         self.end.answer(events.VoucherStored(amount_micros=effect.amount_micros))
 
@@ -308,8 +295,12 @@ class Payee:
         job = self._jobs[request_id]
         if self._nursery is None:
             return  # the stream is over before the work began
+        if (fault := await check_prompt(job.ask)) is not None:
+            self._report(effects.ReportFault(reason=fault.reason, message=fault.message))
+            self.end.answer(events.StopWanted(request_id=request_id, reason="engine_failed"))
+            return
         try:
-            await self._book.open_request(request_id, self._sold.channel_id, sequence=job.ask.sequence)
+            await self._proofs.open_request(job.ask)
         except Refused as why:
             _LOG.warning("paid_request_refused why=%s", why.code)
             self.end.answer(events.StopWanted(request_id=request_id, reason="engine_failed"))
@@ -317,30 +308,36 @@ class Payee:
         if self._nursery is not None:
             self._nursery.start_soon(self._work, request_id, job)
 
-    async def _work(self, request_id: RequestId, job: _Job) -> None:
+    async def _work(self, request_id: RequestId, job: Job) -> None:
         """Run the engine; a failure of its own ends this request alone."""
         try:
             with job.scope:
                 async with self._sale.work(job.ask) as pieces:
                     async for piece in pieces:
-                        job.ids.extend(piece)
-                        await self.end.feed(events.TokensMade(request_id=request_id, count=len(piece)))
+                        job.made.extend(piece.ids)
+                        job.finish = piece.finish or job.finish
+                        made = events.TokensMade(request_id=request_id, count=len(piece.ids))
+                        await self.end.feed(made)
                         await self._wait_for_money(job)
+                if job.finish is None and len(job.made) < job.ask.terms.tokens_out_max:
+                    raise Refused("engine_failed", "the engine ended an answer and did not say why")
                 await self.end.feed(events.TokensMade(request_id=request_id, count=0, is_last=True))
         except Refused as why:
             _LOG.warning("paid_work_failed why=%s", why.code)
             await self.end.feed(events.StopWanted(request_id=request_id, reason="engine_failed"))
 
-    async def _wait_for_money(self, job: _Job) -> None:
-        while len(job.ids) - job.released > HELD_TOKENS_MAX:
+    async def _wait_for_money(self, job: Job) -> None:
+        while len(job.made) - job.released > HELD_TOKENS_MAX:
             await job.moved.wait()
 
-    async def _release(self, job: _Job, request_id: RequestId, position: int) -> None:
+    async def _release(self, job: Job, request_id: RequestId, position: int) -> None:
         while job.released < position:
-            ids = tuple(job.ids[job.released : min(position, job.released + PIECE_TOKENS_MAX)])
+            ids = tuple(job.made.ids[job.released : min(position, job.released + PIECE_TOKENS_MAX)])
             tokens = Tokens(request_id=request_id, position=job.released, ids=ids)
             job.released += len(ids)
             await self._stream.send(tokens)
+            if ack_due(job.acknowledged, job.released):
+                await self._proofs.acknowledge(job)
         moved, job.moved = job.moved, trio.Event()
         moved.set()
 
@@ -354,7 +351,7 @@ class Payee:
                 tokens_out=effect.tokens_out,
                 due_micros=effect.due_micros,
                 end=effect.end,
-                make_receipt=self._maker(job, effect) if is_owed else None,
+                make_receipt=self._proofs.maker(job, effect) if is_owed else None,
                 channel_id=self._sold.channel_id,
             )
         if effect.end == "lost":  # its end is told to nobody
@@ -364,13 +361,8 @@ class Payee:
         job = self._jobs[request_id]
         await self._stream.send(messages.RequestEnd(request_id=request_id, tokens_out=tokens_out, end=end))
         if job.receipt is not None:
-            await self._stream.send(ReceiptGiven(signed=job.receipt))
+            await self._proofs.give(job.receipt)
         del self._jobs[request_id]
-
-    def _maker(self, job: _Job, effect: effects.SettleRequest) -> MakeReceipt:
-        sale, ids = self._sale, job.ids[: effect.tokens_out]
-        made = Made(ask=job.ask, ids=tuple(ids), ending=effect, engine=sale.engine, check=sale.check)
-        return receipt_maker(made, self._signer, self._receipts_separator)
 
     async def _refuse(self, request_id: RequestId, reason: RefuseReason) -> None:
         refused = messages.RequestEnd(request_id=request_id, tokens_out=0, end="failed", refusal=reason)

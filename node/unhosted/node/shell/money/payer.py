@@ -22,23 +22,36 @@ from unhosted.market.channels import Deployment, SignedVoucher
 from unhosted.market.ids import ModelHash, RequestId
 from unhosted.market.messages import CONTACT_BYTES, CloseSigned
 from unhosted.market.money import Micros
-from unhosted.market.requests import RequestHash
+from unhosted.market.roots import SALT_BYTES
 from unhosted.market.terms import Terms
 from unhosted.node.core.chain import Signer
 from unhosted.node.core.errors import LocalFault, Refused
 from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
+from unhosted.node.core.sampling_words import Sampling
 from unhosted.node.shell.money.end import ChannelEnd
+from unhosted.node.shell.money.kept_answers import KeptAnswers
 from unhosted.node.shell.money.ledger import Ledger
 from unhosted.node.shell.money.ledger_words import KnownChannel
 from unhosted.node.shell.money.paid_answer import PaidAnswer
+from unhosted.node.shell.money.paid_asks import Asking
 from unhosted.node.shell.money.paid_close import CloseAsked
-from unhosted.node.shell.money.paid_receipts import ReceiptsDue
+from unhosted.node.shell.money.paid_hold import HoldBack, let_go
+from unhosted.node.shell.money.paid_receipts import Found, ReceiptsDue
 from unhosted.node.shell.money.paid_stream import PaidStream
 from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
-from unhosted.node.shell.money.paid_wire import Hello, ReceiptGiven, StreamMessage, Tokens, WorkAsked
+from unhosted.node.shell.money.paid_wire import (
+    AckGiven,
+    EngineStated,
+    Hello,
+    ReceiptGiven,
+    StreamMessage,
+    Tokens,
+    WorkAsked,
+)
 from unhosted.node.shell.money.paid_words import refusal, stopped
-from unhosted.node.shell.money.paid_writes import AuthoriseWrites, Write
+from unhosted.node.shell.money.paid_writes import AuthoriseWrites, Write, raise_authorised
+from unhosted.node.shell.peers.identity import Identity
 
 GOODBYE_S = 10.0
 """Cancelled, this end still writes down what came and what it owes, unless the disk hangs."""
@@ -63,18 +76,30 @@ class Payer:
         bonds: Deployment,
         chain: OnChain,
         ledger: Ledger,
+        kept: KeptAnswers,
         signer: Signer,
+        identity: Identity,
         top_up: TopUp | None = None,
+        hold: HoldBack | None = None,
     ) -> None:
-        """known: as the ledger has the channel. bonds: whose domain receipts are signed in.
-
-        chain: what counts of it on the chain. signer: the channel's. top_up: None lets it run out.
+        """known: as the ledger has the channel. bonds: whose domain receipts are signed in. kept: where
+        answers wait for their check. chain: what counts of the channel on it. signer: the channel's.
+        identity: signs the requests; the stream is its own. top_up: None lets it run out. hold: which pay
+        waits for checks.
         """
-        row = known.row
+        row, self._hold = known.row, hold or HoldBack(requests=0)
         self._stream = PaidStream(stream)
         self._ledger, self._signer, self._top_up = ledger, signer, top_up
         self._known, self._vouchers = known, ChannelVouchers(known.deployment, row.channel_id)
-        self._receipts = ReceiptsDue(bonds, payee=known.config.payee)
+        self._asking = Asking(identity, stream.peer)
+        self._receipts = ReceiptsDue(
+            bonds,
+            seller=stream.peer,
+            payee=known.config.payee,
+            of=row.channel_id,
+            kept=kept,
+            break_off=self._stream.break_off,
+        )
         self._answers: dict[RequestId, PaidAnswer] = {}
         self._writes = AuthoriseWrites(ledger, refused=self._unauthorised)
         self._opening = trio.Lock()
@@ -127,6 +152,8 @@ class Payer:
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.end.finish(events.ContactLost())
             await self._release_rest()
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self._receipts.close()
             self._close.answer(refusal("no_contact"))
 
     @asynccontextmanager
@@ -136,16 +163,20 @@ class Payer:
         *,
         prompt_ids: tuple[int, ...],
         model: ModelHash,
-        request_hash: RequestHash,
-        salt: bytes,
+        sampling: Sampling,
+        is_kept: bool = True,
     ) -> AsyncIterator[PaidAnswer]:
-        """Reserve its most under the cap, ask the seller, and pay as tokens come; leaving early stops it.
+        """Reserve its most under the cap, sign and send the request, and pay as tokens come; leaving early
+        stops it.
 
-        request_hash, salt: see `WorkAsked`.
+        sampling: with the seed. is_kept: False leaves prompt and output out of the store: nothing is checked.
         Raises: Refused: the ledger's, or why the channel cannot take it; nothing was sent then.
         """
-        request_id = terms.request_id
-        answer = PaidAnswer(terms)
+        request_id, salt = terms.request_id, os.urandom(SALT_BYTES)
+        make = await self._asking.prepare(
+            terms, prompt_ids=prompt_ids, model=model, sampling=sampling, salt=salt
+        )
+        answer = PaidAnswer(terms, salt=salt, is_kept=is_kept)
         try:
             await self._ledger.reserve(request_id, terms.channel_id, terms.cost_micros_max)
         except Refused as why:
@@ -153,17 +184,7 @@ class Payer:
                 self._ask_top_up(terms.cost_micros_max)
             raise
         try:
-            await self._ask(
-                answer,
-                lambda sequence: WorkAsked(
-                    terms=terms,
-                    sequence=sequence,
-                    model=model,
-                    request_hash=request_hash,
-                    salt=salt,
-                    prompt_ids=prompt_ids,
-                ),
-            )
+            await self._ask(answer, make)
         except BaseException:
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 if not answer.was_accepted:  # nobody heard of it
@@ -184,6 +205,7 @@ class Payer:
         Raises: Refused if requests are live, or the seller does not sign; ask the contract then.
         """
         self._close.begin()
+        await let_go(self.end, self._ledger, self._writes, self._known.row.channel_id)
         await self.end.feed(events.CloseWanted())
         return await self._close.wait()
 
@@ -193,7 +215,6 @@ class Payer:
         await self._stream.send(messages.TopUpOffer(channel_id=of, allocation=allocation))
 
     async def note_chain(self, now: OnChain) -> None:
-        """What the chain says now."""
         for event in chain_events(self.end.channel.chain, now):
             await self.end.feed(event)
 
@@ -218,7 +239,9 @@ class Payer:
             await answer.decided.wait()
             if answer.refused is not None:
                 raise answer.refused
-            await self._stream.send(make(sequence))
+            answer.ask = make(sequence)
+            await self._receipts.expect(answer)
+            await self._stream.send(answer.ask)
 
     def _ask_top_up(self, needed_micros: int) -> None:
         if self._nursery is not None and self._top_up is not None:
@@ -248,12 +271,15 @@ class Payer:
         match message:
             case Tokens():
                 if (answer := self._answers.get(message.request_id)) is not None:
+                    if (unsigned := self._receipts.unsigned(answer)) is not None:
+                        return await self._receipted((unsigned,))
                     await answer.take(message)
                 event: Event = events.TokensReceived(
                     request_id=message.request_id, position=message.position, count=len(message.ids)
                 )
             case messages.ChannelState():
-                event = self._state(message)
+                self._shown = message.voucher
+                event = self._vouchers.state_event(message)
             case messages.VoucherNeeded():
                 event = events.VoucherAsked(request_id=message.request_id)
             case messages.RequestEnd():
@@ -262,9 +288,8 @@ class Payer:
                 event = events.EndReceived(
                     request_id=message.request_id, tokens_out=message.tokens_out, end=message.end
                 )
-            case ReceiptGiven():
-                await self._receipted(self._receipts.take(message.signed))
-                return
+            case EngineStated() | AckGiven() | ReceiptGiven():
+                return await self._receipted(await self._receipts.hear(message))
             case messages.RelayAnswer(transaction=None, message=why):
                 return _LOG.warning("top_up_refused why=%s", why)
             case CloseSigned():
@@ -275,31 +300,21 @@ class Payer:
                 return
         await self.end.feed(event)
 
-    def _state(self, state: messages.ChannelState) -> Event:
-        """Its voucher is checked against our own channel; a signature of anybody else counts for nothing."""
-        self._shown = state.voucher
-        signed_by = None if state.voucher is None else self._vouchers.signed_by(state.voucher)
-        shown = 0 if state.voucher is None else state.voucher.voucher.amount_micros
-        is_ours = state.channel_id == self.end.channel.channel_id
-        return events.StateReceived(
-            contact=state.contact if is_ours else b"",
-            voucher_micros=shown,
-            voucher_signer=signed_by,
-            due_micros=state.due_micros,
-            sequence=state.sequence,
-        )
+    def _report(self, fault: effects.ReportFault) -> None:
+        self.faults.append(fault)
+        _LOG.warning("seller_fault reason=%s", fault.reason.value)
 
-    async def _receipted(self, found: messages.ReceiptAck | effects.ReportFault | None) -> None:
-        if isinstance(found, effects.ReportFault):
-            self.faults.append(found)
-        elif found is not None:
-            await self._stream.send(found)
+    async def _receipted(self, found: Found) -> None:
+        for one in found:
+            if isinstance(one, effects.ReportFault):
+                self._report(one)
+            else:
+                await self._stream.send(one)
 
     def _fed(self, channel: Channel, event: Event) -> None:
         if isinstance(event, events.RequestOpened) and event.terms.request_id in channel.live:
             answer = self._answers[event.terms.request_id]
             answer.was_accepted = True
-            self._receipts.expect(answer)
             answer.decided.set()
         if channel.talk.stage == "agreed":
             self._agreed.set()
@@ -310,15 +325,17 @@ class Payer:
             case effects.Authorise():
                 await self._authorise_soon(effect)
             case effects.SignVoucher(amount_micros=amount):
-                await self._stream.send(
-                    messages.VoucherMessage(signed=self._vouchers.sign(self._signer, amount))
-                )
+                signed = self._vouchers.sign(self._signer, amount)
+                await self._stream.send(messages.VoucherMessage(signed=signed))
             case effects.SettleRequest():
                 await self._settle(effect)
             case effects.SettleTotal(settled_micros=settled):
                 await self._ledger.note_due(of, settled)
             case effects.RaiseAuthorised(amount_micros=amount):
-                await self._raise(amount)
+                deposit = self.end.channel.chain.deposit_micros
+                await raise_authorised(
+                    self._ledger, self._vouchers, of, amount, shown=self._shown, deposit_micros=deposit
+                )
             case effects.RefuseRequest(request_id=request_id, reason=why):
                 answer = self._answers.pop(request_id)
                 answer.refuse(refusal(why))
@@ -339,8 +356,7 @@ class Payer:
             case effects.RecordClosed(claimed_micros=claimed):
                 await self._ledger.note_closed(of, claimed)
             case effects.ReportFault():
-                self.faults.append(effect)
-                _LOG.warning("seller_fault reason=%s", effect.reason.value)
+                self._report(effect)
             case _:
                 raise LocalFault(f"{type(effect).__name__} is not for a payer")
 
@@ -365,10 +381,11 @@ class Payer:
         due, due_max = effect.due_micros, effect.due_max_micros
         with trio.CancelScope(shield=True):
             await self._ledger.finish(effect.request_id, due, due_max_micros=due_max)
+        self.end.answer(self._hold.after(due, self.end.channel))
         if effect.end == "lost":
             answer.refuse(stopped("stalled"))
         self._over(answer, effect.end, tokens_out=effect.tokens_out, due_micros=due)
-        await self._receipted(self._receipts.ended(answer))
+        await self._receipted(await self._receipts.ended(answer))
 
     def _over(self, answer: PaidAnswer, end: EndKind, *, tokens_out: int, due_micros: int) -> None:
         self._answers.pop(answer.terms.request_id, None)
@@ -381,14 +398,3 @@ class Payer:
         if answer is not None and reason != "cancelled":
             answer.refuse(stopped(reason))
         await self._stream.send(messages.StopRequest(request_id=request_id, reason=reason))
-
-    async def _raise(self, amount_micros: int) -> None:
-        """By the voucher that the seller showed, or by what the chain paid out."""
-        shown = self._shown
-        if shown is not None and shown.voucher.amount_micros == amount_micros:
-            signed_by = self._vouchers.signed_by(shown)
-            if signed_by is not None:
-                await self._ledger.raise_authorised(shown, signed_by=signed_by)
-            return
-        of, deposit_micros = self._known.row.channel_id, self.end.channel.chain.deposit_micros
-        await self._ledger.note_deposit(of, deposit_micros, claimed_micros=amount_micros)

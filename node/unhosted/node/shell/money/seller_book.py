@@ -1,54 +1,65 @@
 """The seller's book: every voucher that was answered with tokens is on the disk before the tokens are.
 
-Written in this order: the request's sequence number → each better voucher, with what the live requests owe by
-then → (tokens are released) → the receipt, with the request's due → (the receipt is sent). Every call returns
-when what it did is durable; many calls share one sync. After a crash the requests that were under way are
-ended with the due that stands in the book: what was delivered since is lost to the seller, at most a window.
+Written in this order: the request's sequence number and the draft of its receipt → each better voucher, with
+what the live requests have delivered and owe by then → (tokens are released) → what was delivered at each
+whole block → (it is acknowledged) → the receipt, with the request's due → (the receipt is sent, and again
+until the buyer confirms it). Every call returns when what it did is durable; many calls share one sync. After
+a crash the requests that were under way are ended with what stands in the book: what was delivered since is
+lost to the seller, at most a window, and their receipts, over as much, are signed at the next contact.
 
 Exactly one receipt is made per request, in the transaction that stores it: asked again, the same comes back,
 since two different ones would be an equivocation that costs the bond.
 """
 
-import fcntl
-import logging
-import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import trio
 
 from unhosted.market.channel_states import LIVE_REQUESTS_MAX, EndKind
 from unhosted.market.channels import ChannelConfig, Deployment, SignedVoucher, channel_id
-from unhosted.market.fields import WIRE_MICROS_MAX
 from unhosted.market.ids import Address, ChannelId, RequestId
 from unhosted.market.receipts import (
-    ReceiptHash,
     SignedReceipt,
     decode_receipt,
-    encode_receipt,
-    receipt_hash,
+    decode_response,
 )
 from unhosted.node.core.chain import ChannelFacts
 from unhosted.node.core.errors import LocalFault, Refused
+from unhosted.node.shell.money import seller_drafts as drafts
 from unhosted.node.shell.money import seller_tables as tables
-from unhosted.node.shell.money.database import broken, explained, open_database, transaction
+from unhosted.node.shell.money.database import explained, open_database
 from unhosted.node.shell.money.group_commit import GroupWriter, group_writer
-from unhosted.node.shell.money.seller_tables import SELLER_KIND, RowDamaged
-from unhosted.node.shell.money.seller_words import ClaimInFlight, Earnings, Move, SoldChannel, SoldRequest
+from unhosted.node.shell.money.seller_changes import (
+    MakeReceipt,
+    check_room,
+    checked,
+    put_delivered,
+    put_facts,
+    put_receipt,
+)
+from unhosted.node.shell.money.seller_file import batch, end_cut_off, only_this_process
+from unhosted.node.shell.money.seller_tables import SELLER_KIND
+from unhosted.node.shell.money.seller_words import (
+    ClaimInFlight,
+    Delivered,
+    Draft,
+    Earnings,
+    Move,
+    SoldChannel,
+    SoldRequest,
+)
 
-CHANNELS_OPEN_MAX = 10_000
-"""Each is looked at on the chain every few hours; a home seller has some tens of buyers."""
+MakeCutOff = Callable[[Draft, Delivered], MakeReceipt]
+"""The same for a request that a crash cut off, from what was written down of it."""
 
-MakeReceipt = Callable[[ReceiptHash], SignedReceipt]
-"""From the hash of the channel's receipt before: builds and signs. Runs in the writer's thread, at most once
-for each request."""
-
-_LOG = logging.getLogger(__name__)
+_NOTHING: Mapping[RequestId, Delivered] = MappingProxyType({})
 Result = TypeVar("Result")
 
 
@@ -73,20 +84,29 @@ class SellerBook:
         def work(database: sqlite3.Connection) -> SoldChannel:
             channel = tables.read_channel(database, of)
             if channel is None:
-                _check_room(database)
+                check_room(database)
                 channel = SoldChannel(
-                    channel_id=of, deployment=deployment, config=config, facts=_checked(facts)
+                    channel_id=of, deployment=deployment, config=config, facts=checked(facts)
                 )
-            return _put_facts(database, channel, facts)
+            return put_facts(database, channel, facts)
 
         return await self._writer.write(work)
 
     async def note_facts(self, of: ChannelId, facts: ChannelFacts) -> SoldChannel:
         """What the chain says of a channel at a safe block."""
-        return await self._write(of, lambda database, channel: _put_facts(database, channel, facts))
+        return await self._write(of, lambda database, channel: put_facts(database, channel, facts))
 
-    async def open_request(self, request_id: RequestId, of: ChannelId, *, sequence: int) -> None:
-        """A request begins, before any work for it.
+    async def open_request(
+        self,
+        request_id: RequestId,
+        of: ChannelId,
+        *,
+        sequence: int,
+        draft: Draft | None = None,
+        facts: bytes = b"",
+    ) -> None:
+        """A request begins, before any work for it. draft: of its receipt; None if it shall have none after a
+        crash. facts: what `draft.engine` is the hash of, encoded.
 
         Raises: Refused (invalid_request) for an id or a sequence number that was used, (overloaded) above
         LIVE_REQUESTS_MAX.
@@ -112,17 +132,26 @@ class SellerBook:
                     request_id=request_id, channel_id=of, sequence=sequence, opened_unix_s=now_unix_s
                 ),
             )
+            if draft is not None:
+                drafts.write_engine(database, draft.engine, facts)
+                drafts.write_draft(database, draft, Delivered(tokens_out=0, due_micros=0, output_root=b""))
 
         await self._write(of, work)
 
-    async def store_voucher(self, signed: SignedVoucher, *, live_micros: Mapping[RequestId, int]) -> None:
+    async def store_voucher(
+        self,
+        signed: SignedVoucher,
+        *,
+        live_micros: Mapping[RequestId, int],
+        delivered: Mapping[RequestId, Delivered] = _NOTHING,
+    ) -> None:
         """A voucher whose signer was checked. live_micros: what live requests of the channel owe by now;
-        others than its own live ones are passed over.
+        others than its own live ones are passed over. delivered: of those that have a draft, for what.
 
         Nothing happens for one that is not better. Only when this returned may tokens follow.
         """
         now_unix_s = self._now_unix_s()
-        dues = dict(live_micros)
+        dues, for_what = dict(live_micros), dict(delivered)
 
         def work(database: sqlite3.Connection, channel: SoldChannel) -> None:
             if signed.voucher.amount_micros > channel.best_micros:
@@ -134,8 +163,23 @@ class SellerBook:
                     continue  # refused by `open_request`, which a buyer can bring about, or over
                 if due_micros > request.due_micros:
                     tables.write_request(database, replace(request, due_micros=due_micros))
+                if request_id in for_what:
+                    put_delivered(database, request_id, for_what[request_id])
 
         await self._write(signed.voucher.channel_id, work)
+
+    async def note_delivered(self, request_id: RequestId, delivered: Delivered) -> bool:
+        """How far a live request has come; only when this returned True may it be acknowledged."""
+
+        def work(database: sqlite3.Connection) -> bool:
+            request = tables.read_request(database, request_id)
+            if request is None or request.end is not None:
+                return False
+            if delivered.due_micros > request.due_micros:
+                tables.write_request(database, replace(request, due_micros=delivered.due_micros))
+            return put_delivered(database, request_id, delivered)
+
+        return await self._writer.write(work)
 
     async def settle_request(
         self,
@@ -163,25 +207,53 @@ class SellerBook:
                 return None
             if request.end is not None:
                 return None if request.receipt is None else decode_receipt(request.receipt)
-            receipt = None if make_receipt is None else make_receipt(channel.last_receipt)
-            if receipt is not None:
-                _check_receipt(receipt, request, due_micros)
-                channel = replace(channel, last_receipt=receipt_hash(receipt))
-            tables.write_channel(
-                database, replace(channel, settled_micros=channel.settled_micros + due_micros)
-            )
+            settled = replace(channel, settled_micros=channel.settled_micros + due_micros)
+            tables.write_channel(database, settled)
             ended = replace(
-                request,
-                due_micros=due_micros,
-                tokens_out=tokens_out,
-                end=end,
-                ended_unix_s=now_unix_s,
-                receipt=None if receipt is None else encode_receipt(receipt),
+                request, due_micros=due_micros, tokens_out=tokens_out, end=end, ended_unix_s=now_unix_s
             )
             tables.write_request(database, ended)
-            return receipt
+            drafts.delete_draft(database, request_id)
+            if make_receipt is None:
+                return None
+            return put_receipt(database, settled, ended, make_receipt, due_micros)
 
         return await self._writer.write(work)
+
+    async def sign_cut_off(self, of: ChannelId, make: MakeCutOff) -> int:
+        """The receipts of a channel's requests that a crash cut off, as far as something is due; how many."""
+
+        def work(database: sqlite3.Connection) -> int:
+            count = 0
+            for draft, delivered in list(drafts.read_drafts(database, of)):
+                request = tables.read_request(database, draft.request_id)
+                channel = tables.read_channel(database, of)
+                if request is None or channel is None or request.end is None:
+                    continue
+                drafts.delete_draft(database, draft.request_id)
+                if request.receipt is None and delivered.due_micros:
+                    due_micros = delivered.due_micros
+                    put_receipt(database, channel, request, make(draft, delivered), due_micros)
+                    count += 1
+            return count
+
+        return await self._writer.write(work)
+
+    async def unconfirmed(self, of: ChannelId) -> list[tuple[SignedReceipt, bytes]]:
+        """Receipts that the buyer may not have, in their order; each with its engine's facts, encoded, which
+        are empty if they are not kept any more."""
+
+        def work(database: sqlite3.Connection) -> list[tuple[SignedReceipt, bytes]]:
+            return [
+                (one, drafts.read_engine(database, decode_response(one.response).engine) or b"")
+                for one in drafts.read_unconfirmed(database, of)
+            ]
+
+        return await self._writer.write(work)
+
+    async def confirm(self, request_id: RequestId, of: ChannelId) -> None:
+        """The buyer has the receipt. Forgotten in a crash, it is sent once more."""
+        await self._writer.write(lambda database: drafts.delete_unconfirmed(database, request_id, of))
 
     async def settle_total(self, of: ChannelId, *, settled_micros: int, written_off_micros: int) -> None:
         """What both ends agreed on at a contact; less than before is forgiven."""
@@ -277,92 +349,11 @@ async def open_seller_book(
     """
     with explained(path, SELLER_KIND):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _only_this_process(path):
+    with only_this_process(path):
         database = await trio.to_thread.run_sync(open_database, path, SELLER_KIND)
         try:
-            await trio.to_thread.run_sync(_end_cut_off, path, database, clock_ns() // 1_000_000_000)
-            async with group_writer(lambda: _batch(path, database), name="seller book") as writer:
+            await trio.to_thread.run_sync(end_cut_off, path, database, clock_ns() // 1_000_000_000)
+            async with group_writer(lambda: batch(path, database), name="seller book") as writer:
                 yield SellerBook(writer, clock_ns)
         finally:
             database.close()
-
-
-@contextmanager
-def _only_this_process(path: Path) -> Iterator[None]:
-    """Two sellers on one book would count the same voucher twice."""
-    lock = path.with_name(f"{path.name}.lock")
-    with explained(path, SELLER_KIND):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "overloaded",
-                f"the seller's book {path} is in use by another process; stop that node first, or give this"
-                " one another UNHOSTED_HOME",
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _batch(path: Path, database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    with explained(path, SELLER_KIND):
-        try:
-            with transaction(database):
-                yield database
-        except RowDamaged as damage:
-            raise broken(path, SELLER_KIND, str(damage)) from damage
-
-
-def _end_cut_off(path: Path, database: sqlite3.Connection, now_unix_s: int) -> None:
-    """Settle the requests of the process before, with what stands in the book; and read every row once."""
-    with _batch(path, database):
-        cut_off = list(tables.read_live(database))
-        for request in cut_off:
-            channel = tables.read_channel(database, request.channel_id)
-            if channel is None:
-                raise RowDamaged(f"request {request.request_id.hex()[:8]} has no channel")
-            settled_micros = channel.settled_micros + request.due_micros
-            tables.write_channel(database, replace(channel, settled_micros=settled_micros))
-            tables.write_request(database, replace(request, end="lost", ended_unix_s=now_unix_s))
-        list(tables.read_channels(database, with_closed=True))
-    if cut_off:
-        _LOG.warning("requests_cut_off count=%d", len(cut_off))
-
-
-def _check_room(database: sqlite3.Connection) -> None:
-    count = database.execute("SELECT count(*) FROM channels WHERE is_closed = 0").fetchone()[0]
-    if count >= CHANNELS_OPEN_MAX:
-        raise Refused(
-            "overloaded",
-            f"{count} channels are open, at most {CHANNELS_OPEN_MAX} are served; try another seller",
-        )
-
-
-def _checked(facts: ChannelFacts) -> ChannelFacts:
-    if facts.deposit_micros > WIRE_MICROS_MAX:
-        raise Refused(
-            "invalid_request",
-            f"a deposit of {facts.deposit_micros} micro-USDC is more than all there is, {WIRE_MICROS_MAX} is"
-            " the most that is counted; look at the chain's endpoint",
-        )
-    return facts
-
-
-def _put_facts(database: sqlite3.Connection, channel: SoldChannel, facts: ChannelFacts) -> SoldChannel:
-    changed = replace(channel, facts=_checked(facts))
-    if changed.claimable_micros == 0:
-        changed = replace(changed, since_unix_s=0)
-    tables.write_channel(database, changed)
-    return changed
-
-
-def _check_receipt(receipt: SignedReceipt, request: SoldRequest, due_micros: int) -> None:
-    signed = receipt.receipt
-    if (signed.request_id, signed.channel_id) != (request.request_id, request.channel_id):
-        raise LocalFault("a receipt was made for another request or channel")
-    if signed.amount_micros != due_micros:
-        raise LocalFault(f"a receipt over {signed.amount_micros}, {due_micros} micro-USDC are due")

@@ -9,7 +9,8 @@ from unhosted.market.ids import Address, ChannelId, RequestId, Signature
 from unhosted.market.money import Micros
 from unhosted.market.receipts import ReceiptHash
 from unhosted.node.core.chain import ChannelFacts, ClaimRow
-from unhosted.node.shell.money.database import FileKind, row_check
+from unhosted.node.shell.money.database import FileKind, RowDamaged, row_check
+from unhosted.node.shell.money.seller_drafts import DRAFTS_SCHEMA
 from unhosted.node.shell.money.seller_words import ClaimInFlight, Earnings, Move, SoldChannel, SoldRequest
 
 SELLER_KIND = FileKind(
@@ -17,8 +18,9 @@ SELLER_KIND = FileKind(
     advice="put back the newest copy of it; without one, buyers that come again show their last vouchers, and"
     " what the others owe is lost",
     application_id=0x554E4853,  # "UNHS"
-    version=1,
-    schema="""
+    version=2,
+    upgrades=(DRAFTS_SCHEMA,),
+    schema=f"""{DRAFTS_SCHEMA};
 CREATE TABLE channels (
     channel_id BLOB PRIMARY KEY, chain_id INTEGER NOT NULL, contract BLOB NOT NULL, payer BLOB NOT NULL,
     signer BLOB NOT NULL, payee BLOB NOT NULL, delay_s INTEGER NOT NULL, salt BLOB NOT NULL,
@@ -50,10 +52,6 @@ CREATE TABLE cursors (
 ) STRICT, WITHOUT ROWID
 """,
 )
-
-
-class RowDamaged(Exception):
-    """A row does not fit its checksum."""
 
 
 def read_channel(database: sqlite3.Connection, of: ChannelId) -> SoldChannel | None:

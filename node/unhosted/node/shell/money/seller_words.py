@@ -5,8 +5,10 @@ from typing import Literal
 
 from unhosted.market.channel_states import EndKind
 from unhosted.market.channels import ChannelConfig, Deployment, SignedVoucher
-from unhosted.market.ids import ChannelId, RequestId
+from unhosted.market.ids import ChannelId, ModelHash, RequestId
+from unhosted.market.offers import CheckClass
 from unhosted.market.receipts import NO_RECEIPT, ReceiptHash
+from unhosted.market.requests import RequestHash
 from unhosted.node.core.chain import ChannelFacts, ClaimRow
 
 MoveKind = Literal["claimed", "paid", "closed"]
@@ -56,7 +58,8 @@ class SoldChannel:
 class SoldRequest:
     """A request that was opened. end: None while it is under way; due_micros: the least that is owed so far.
 
-    receipt: encoded (`market.receipts`); None while it is live, and for one that a crash cut off.
+    receipt: encoded (`market.receipts`); None while it is live, where nothing is due, and for one that a
+    crash cut off until the next contact.
     """
 
     request_id: RequestId
@@ -68,6 +71,29 @@ class SoldRequest:
     end: EndKind | None = None
     ended_unix_s: int = 0
     receipt: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What the receipt of a request will say whatever it delivers. engine: hash of the engine's facts."""
+
+    request_id: RequestId
+    channel_id: ChannelId
+    model: ModelHash
+    request_hash: RequestHash
+    tokens_in: int
+    engine: bytes
+    check: CheckClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """How far a live request has come on the disk: its receipt is never over less. due_micros: with the
+    prompt. output_root: of the first `tokens_out` ids."""
+
+    tokens_out: int
+    due_micros: int
+    output_root: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,9 +34,10 @@ from unhosted.node.core.peering import Channel as Stream
 from unhosted.node.core.peering import ChannelBroken
 from unhosted.node.shell.chain import calls
 from unhosted.node.shell.money.claiming import WEI_PER_COIN
+from unhosted.node.shell.money.paid_jobs import Sale
 from unhosted.node.shell.money.paid_vouchers import ChannelVouchers
 from unhosted.node.shell.money.paid_wire import Hello, decode_stream, encode_stream
-from unhosted.node.shell.money.payee import Payee, Sale
+from unhosted.node.shell.money.payee import Payee
 from unhosted.node.shell.money.seller_book import SellerBook
 
 RELAY_FEE_PART = 20
@@ -44,6 +45,9 @@ RELAY_FEE_PART = 20
 
 RELAY_GAS_MAX = 400_000
 """Deposit and allocation need 190,000 with the genuine token."""
+
+CREDIT_MICROS = 5_000
+"""USD 0.005: some twenty answers of a small model, and what a cheat loses when it is found out."""
 
 CHAIN_LOOK_S = 2.0
 """Between looks at the channel while its stream is open: about a block."""
@@ -64,11 +68,13 @@ _LOG = logging.getLogger(__name__)
 class SellerTerms:
     """allocation_micros_min: the smallest channel, and top-up, worth its fees. delay_s_min: time to claim in.
 
-    coin_micros: what the chain's coin costs, micro-USDC, for judging fees.
+    credit_micros: what a buyer may hold back until it has checked answers, within a fourth of what it paid
+    (`market.credit`). coin_micros: what the chain's coin costs, micro-USDC, for judging fees.
     """
 
     allocation_micros_min: int = MICROS_PER_USD // 4
     delay_s_min: int = DELAY_S_SELLER_MIN
+    credit_micros: int = CREDIT_MICROS
     coin_micros: Callable[[], int]
 
 
@@ -322,6 +328,7 @@ class SellerDoor:
             book=self._book,
             signer=self._signer,
             sale=self._sale,
+            credit_micros=self._terms.credit_micros,
             top_up=lambda offer: self.top_up(hello.config, offer),
             on_close=lambda amount, voucher: self._close_soon(hello.config, amount, voucher),
         )

@@ -14,7 +14,7 @@ from unhosted.market.months import month_text
 from unhosted.market.spending_words import NO_MONTH, Entry
 from unhosted.node.shell.chain.transactions import KIND as JOURNAL_KIND
 from unhosted.node.shell.money import seller_tables
-from unhosted.node.shell.money.database import broken, explained, open_database
+from unhosted.node.shell.money.database import RowDamaged, broken, explained, open_database
 from unhosted.node.shell.money.ledger_reading import ENTRIES_PER_READ_MAX, read_history
 from unhosted.node.shell.money.seller_tables import SELLER_KIND
 from unhosted.node.shell.money.seller_words import Move, SoldChannel
@@ -91,7 +91,7 @@ def read_sold(sales: Path, time_of: Mapping[str, int]) -> Iterator[HistoryRow]:
         try:
             sold = {one.channel_id: one for one in seller_tables.read_channels(database, with_closed=True)}
             moves = list(seller_tables.read_moves(database))
-        except seller_tables.RowDamaged as damage:
+        except RowDamaged as damage:
             raise broken(sales, SELLER_KIND, str(damage)) from damage
         ended = database.execute(
             "SELECT request_id, channel_id, due, ended_unix_s FROM requests WHERE ending IS NOT NULL"
