@@ -37,11 +37,13 @@ def write_tiny(
     pooling: int | None = None,
     causal: bool = True,
     half: bool = True,
+    eight_bits: bool = False,
 ) -> Path:
     """Write a model and return its path.
 
     vocab: at least `VOCAB_MIN` (269). chat_template: None writes none. pooling: llama.cpp's pooling type
-    (1 mean), for embeddings. causal: False makes an encoder. half: f16 weights, else f32.
+    (1 mean), for embeddings. causal: False makes an encoder. half: f16 weights, else f32. eight_bits: q8_0
+    weights, whatever `half` says; embedding and feed_forward must be multiples of 32.
     """
     import gguf
     import numpy as np
@@ -63,7 +65,8 @@ def write_tiny(
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocab)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
+    kinds = gguf.LlamaFileType
+    writer.add_file_type(kinds.MOSTLY_Q8_0 if eight_bits else kinds.MOSTLY_F16 if half else kinds.ALL_F32)
     if pooling is not None:
         writer.add_pooling_type(gguf.PoolingType(pooling))
     if not causal:
@@ -75,7 +78,11 @@ def write_tiny(
     def add_weights(tensor: str, rows: int, columns: int, scale: float | None = None) -> None:
         values = draw.standard_normal((rows, columns), dtype=np.float32)
         values *= scale if scale is not None else columns**-0.5
-        writer.add_tensor(tensor, values.astype(np.float16 if half else np.float32))
+        if eight_bits:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(tensor, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor, values.astype(np.float16 if half else np.float32))
 
     def add_ones(tensor: str) -> None:
         writer.add_tensor(tensor, np.ones(embedding, np.float32))

@@ -11,7 +11,8 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from unhosted.node.core.batching import Plan
-from unhosted.node.shell.engine import child, llama, runner
+from unhosted.node.core.inference import CheckRequest
+from unhosted.node.shell.engine import checker, child, llama, runner
 
 POISON_ID = 77
 POISON_TEXT = "unreadable"
@@ -33,6 +34,14 @@ class AbortingModel(llama.Model):
         return super().tokenize(text, add_special=add_special, parse_special=parse_special)
 
 
+def aborting_tokens(request: CheckRequest, start: int, stop: int) -> tuple[int, ...]:
+    if POISON_ID in request.prompt_ids:
+        os.abort()
+    return whole_tokens(request, start, stop)
+
+
+whole_tokens = checker._tokens
+checker._tokens = aborting_tokens
 runner.LlamaRunner = AbortingRunner  # type: ignore[misc]
 llama.Model = AbortingModel  # type: ignore[misc]
 

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from tests.node.core.fake_runner import FakeRunner as FakeMemory
 from unhosted.node.core.batching import Limits, Plan
-from unhosted.node.core.inference import Constraint, Delta, GenerateRequest
+from unhosted.node.core.errors import Refused
+from unhosted.node.core.inference import CheckedAnswer, CheckRequest, Constraint, Delta, GenerateRequest
+from unhosted.node.shell.engine.check_wire import pack_check, unpack_checked
 from unhosted.node.shell.engine.loop import EngineLoop
 from unhosted.node.shell.engine.wire import Message, pack_request, unpack_delta
 from unhosted.verify.params import SamplingParams
+from unhosted.verify.scoring import as_observations
 
 N_VOCAB = 300
 END_ID = 299
@@ -69,7 +72,9 @@ class Driven:
             limits=limits,
             make_mask=_no_grammar,
             embed=_embed,
+            check=self._check,
         )
+        self.checks_left: list[int] = []
         self.said: list[Message] = []
 
     def submit(self, name: str, prompt: str | tuple[int, ...] = "a", **fields: Any) -> Message:
@@ -80,12 +85,38 @@ class Driven:
 
     def run(self, steps: int = 100) -> None:
         for _ in range(steps):
-            for message in (self.loop.plan_step(), self.loop.run_step(), self.loop.run_embedding_step()):
+            for message in (
+                self.loop.plan_step(),
+                self.loop.run_step(),
+                self.loop.run_embedding_step(),
+                self.loop.run_check_step(),
+            ):
                 if message is not None:
                     self.said.append(message)
             if self.loop.is_idle:
                 self.loop.check_integrity()
                 return
+
+    def check(self, name: str, answers: int = 1) -> None:
+        """Ask for a check of answers of one token, each of which takes three steps."""
+        packed = [pack_check(CheckRequest(prompt_ids=(1,), output_ids=(2,), sampling=SamplingParams()))]
+        assert self.loop.handle(["check", name, 1000, packed * answers]) == []
+
+    def _check(
+        self, requests: list[CheckRequest], cells_max: int
+    ) -> Generator[None, None, list[CheckedAnswer]]:
+        if cells_max < 1000:
+            raise Refused("context_length_exceeded", f"{cells_max} cells")
+        return self._steps(len(requests))
+
+    def _steps(self, answers: int) -> Generator[None, None, list[CheckedAnswer]]:
+        try:
+            for left in range(3 * answers, 0, -1):
+                self.checks_left.append(left)
+                yield
+            return [CheckedAnswer(seen=as_observations([]), text=f"{at}") for at in range(answers)]
+        finally:
+            self.checks_left.append(0)
 
     def deltas(self, name: str) -> list[Delta]:
         unpacked = [
@@ -183,3 +214,55 @@ def test_an_embedding_and_an_answer_take_turns() -> None:
     driven.run()
     assert ["reply", "call", [[[3.0], [2.0]], 5]] in driven.said
     assert driven.text("r") == "bcde"
+
+
+def test_a_check_is_answered_when_it_is_done() -> None:
+    driven = Driven()
+    driven.check("call", answers=2)
+    assert not driven.loop.is_idle
+    driven.run()
+    ((kind, name, answers),) = driven.said
+    assert (kind, name) == ("reply", "call")
+    assert [unpack_checked(one).text for one in answers] == ["0", "1"]
+    assert driven.loop.is_idle
+
+
+def test_a_check_rests_while_anybody_is_served() -> None:
+    driven = Driven()
+    driven.check("call")
+    driven.run(1)
+    assert driven.checks_left == [3]
+    driven.submit("r")
+    driven.loop.handle(["embed", "vectors", ["abc"]])
+    driven.run(3)
+    assert driven.checks_left == [3]
+    driven.run()
+    assert driven.deltas("r")[-1].finish == "length"
+    assert driven.checks_left == [3, 2, 1, 0]
+    assert [message[1] for message in driven.said if message[0] == "reply"] == ["vectors", "call"]
+
+
+def test_a_cancelled_check_gives_back_what_it_holds() -> None:
+    driven = Driven()
+    driven.check("call")
+    driven.run(1)
+    driven.loop.handle(["cancel", "call"])
+    assert driven.checks_left == [3, 0] and driven.loop.is_idle
+
+
+def test_a_check_that_cannot_be_made_is_refused_alone() -> None:
+    driven = Driven()
+    driven.check("good")
+    ((kind, name, code, *_),) = driven.loop.handle(["check", "bad", 10, []])
+    assert (kind, name, code) == ("refused", "bad", "context_length_exceeded")
+    driven.run()
+    assert driven.said[-1][:2] == ["reply", "good"]
+
+
+def test_checks_are_made_one_after_the_other() -> None:
+    driven = Driven()
+    driven.check("first")
+    driven.check("second")
+    driven.run()
+    assert [message[1] for message in driven.said] == ["first", "second"]
+    assert driven.checks_left == [3, 2, 1, 0] * 2

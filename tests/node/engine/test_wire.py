@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unhosted.node.core.inference import Constraint, Delta, GenerateRequest, Priority, TokenLogprob, Usage
+from unhosted.node.core.engine_facts import Replay
+from unhosted.node.core.inference import (
+    CheckedAnswer,
+    CheckRequest,
+    Constraint,
+    Delta,
+    GenerateRequest,
+    Priority,
+    TokenLogprob,
+    Usage,
+)
+from unhosted.node.shell.engine.check_wire import pack_check, pack_checked, unpack_check, unpack_checked
 from unhosted.node.shell.engine.wire import (
     MESSAGE_BYTES_MAX,
     Decoder,
@@ -17,6 +28,7 @@ from unhosted.node.shell.engine.wire import (
     unpack_delta,
     unpack_request,
 )
+from unhosted.verify.observations import Observations
 from unhosted.verify.params import SamplingParams
 
 REQUEST = GenerateRequest(
@@ -67,3 +79,28 @@ def test_junk_is_an_error_of_its_own_or_a_message(junk: bytes) -> None:
 def test_a_length_above_the_bound_is_refused_before_it_is_awaited() -> None:
     with pytest.raises(WireError, match=str(MESSAGE_BYTES_MAX)):
         Decoder().feed(struct.pack("<I", MESSAGE_BYTES_MAX + 1))
+
+
+@given(cut=st.integers(1, 100))
+def test_checks_and_what_came_of_them_cross_unchanged(cut: int) -> None:
+    request = CheckRequest(
+        prompt_ids=(1, 2),
+        output_ids=tuple(range(cut)),
+        sampling=REQUEST.sampling,
+        constraint=REQUEST.constraint,
+        ignore_eos=True,
+        replay=Replay(ubatch_tokens=63, output_piece_tokens=cut, kv_type="f16/q8_0", flash_attention=False),
+    )
+    seen = Observations(
+        gap_mlogit=(5,) * cut,
+        margin_mlogit=tuple(range(cut)),
+        is_match=(True, *(False,) * (cut - 1)),
+        logprob_mnat=(-7,) * cut,
+        rank=tuple(range(cut)),
+    )
+    answer = CheckedAnswer(
+        seen=seen, text="é", end_positions=(cut,), out_of_range=None, drawn_ids=tuple(range(cut))
+    )
+    messages = Decoder().feed(encode(["check", "c", pack_check(request), pack_checked(answer)]))
+    assert unpack_check(messages[0][2]) == request
+    assert unpack_checked(messages[0][3]) == answer

@@ -148,13 +148,15 @@ class CheckedAnswer:
     """seen: one entry per id of the request. text: what the ids spell, control tokens left out.
 
     end_positions: where an id stands that ends a generation. out_of_range: the first position with an id
-    outside the vocabulary, and then nothing was scored; None is usual.
+    outside the vocabulary, and then nothing was scored; None is usual. drawn_ids: what this engine draws
+    itself at each place, after the claimed ids before it; for people, no verdict reads it.
     """
 
     seen: Observations
     text: str
     end_positions: tuple[int, ...] = ()
     out_of_range: int | None = None
+    drawn_ids: tuple[int, ...] = ()
 
 
 class Engines(Protocol):

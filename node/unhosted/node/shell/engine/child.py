@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from unhosted.node.core.batching import Limits
@@ -23,7 +23,11 @@ _RECEIVE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder:
-    """What the child is told to load. threads: 0 means one for each core this process may use."""
+    """What the child is told to load. threads: 0 means one for each core this process may use.
+
+    is_split: off makes answers depend on what else is in the batch; only to measure sellers who do so.
+    is_exact: see `rowwise`. repacks: let llama.cpp lay weights out anew for the processor.
+    """
 
     path: str
     slots: int
@@ -34,6 +38,10 @@ class LoadOrder:
     kv_type: str
     gpu_layers: int
     queue_max: int
+    flash_attention: bool = True
+    is_split: bool = True
+    is_exact: bool = False
+    repacks: bool = True
 
 
 def main() -> None:
@@ -45,7 +53,7 @@ def main() -> None:
         return
     order = LoadOrder(**pending.pop(0)[1])
     try:
-        loop, facts = _load(order)
+        loop, facts = _load(order, connection)
     except Exception as fault:  # whatever it was, the node must be able to say why the model did not load
         connection.sendall(encode(["failed", "", f"{type(fault).__name__}: {fault}"]))
         return
@@ -54,17 +62,22 @@ def main() -> None:
     _serve(connection, decoder, loop, pending)
 
 
-def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
+def _load(order: LoadOrder, connection: socket.socket) -> tuple[Any, dict[str, Any]]:
+    from unhosted.node.shell.engine.checker import Checker
+    from unhosted.node.shell.engine.facts import describe, weights_of
     from unhosted.node.shell.engine.grammar import build_mask
     from unhosted.node.shell.engine.library import load_library, loaded_library
     from unhosted.node.shell.engine.llama import Model
     from unhosted.node.shell.engine.loop import EngineLoop
+    from unhosted.node.shell.engine.rowwise import settle
     from unhosted.node.shell.engine.runner import LlamaRunner
     from unhosted.node.shell.engine.sequence import AcceptingMask
 
     L = load_library()
     L.llama_backend_init()
-    model = Model(L, order.path, gpu_layers=order.gpu_layers)
+    weights = weights_of(order.path)
+    order = settle(L, order, frozenset(weights.split(",")))
+    model = Model(L, order.path, gpu_layers=order.gpu_layers, repacks=order.repacks)
     _ = model.end_ids  # asks for each token of the vocabulary: now, not in somebody's first answer
     threads = order.threads or len(os.sched_getaffinity(0))
     runner = LlamaRunner(
@@ -75,11 +88,15 @@ def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
         ubatch_tokens=order.ubatch_tokens,
         threads=threads,
         kv_type=order.kv_type,
+        flash_attention=order.flash_attention,
+        is_split=order.is_split,
     )
 
     def make_mask(constraint: Constraint) -> AcceptingMask:
         return build_mask(L, model.vocab, model.n_vocab, constraint)
 
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
     loop = EngineLoop(
         vocabulary=model,
         runner=runner,
@@ -94,9 +111,16 @@ def _load(order: LoadOrder) -> tuple[Any, dict[str, Any]]:
         ),
         make_mask=make_mask,
         embed=runner.embed,
+        check=Checker(
+            model, threads=threads, make_mask=make_mask, is_wanted=lambda: bool(waiting.poll(0))
+        ).check,
     )
     library = loaded_library()
-    return loop, {"library": str(library.kind) if library else "", "threads": threads}
+    return loop, {
+        "library": str(library.kind) if library else "",
+        "threads": threads,
+        "engine": asdict(describe(L, model, order, weights=weights, threads=threads)),
+    }
 
 
 def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list[Message]) -> None:
@@ -113,7 +137,7 @@ def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list
             answers += encode(admitted)
         if answers:
             connection.sendall(answers)
-        for said in (loop.run_step(), loop.run_embedding_step()):
+        for said in (loop.run_step(), loop.run_embedding_step(), loop.run_check_step()):
             if said is not None:
                 connection.sendall(encode(said))
         if loop.is_idle:

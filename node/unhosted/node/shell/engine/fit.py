@@ -13,13 +13,16 @@ KV_SHARE_AUTO = 0.25
 CONTEXT_TOKENS_MIN = 512
 MEMORY_SHARE_AUTO = 0.8
 """Of the memory that is free when a model loads; the rest is for the page cache and other programs."""
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+KV_BYTES = {"f16": 2.0, "bf16/f16": 2.0, "f16/bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes per KV element; q8_0 stores 32 values in 34 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """How models are loaded. 0 means automatic for threads, context_tokens and memory_budget_bytes."""
+    """How models are loaded. 0 means automatic for threads, context_tokens and memory_budget_bytes.
+
+    is_exact: only kernels that round alike for one row and many, where the processor has such.
+    """
 
     slots: int = 4
     context_tokens: int = 0
@@ -31,6 +34,7 @@ class EngineSettings:
     queue_max: int = 256
     idle_unload_s: float = 600.0
     memory_budget_bytes: int = 0
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,8 @@ before has had a token, so that a second crash has one cause. That request fails
 import logging
 import signal
 import socket
-import subprocess
-import sys
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from itertools import count
@@ -21,10 +19,13 @@ from typing import Any, Literal
 
 import trio
 
+from unhosted.node.core.engine_facts import EngineFacts
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import GenerateRequest
+from unhosted.node.core.inference import CheckedAnswer, CheckRequest, GenerateRequest
+from unhosted.node.shell.engine.check_wire import pack_check, unpack_checked
 from unhosted.node.shell.engine.child import LoadOrder
 from unhosted.node.shell.engine.counters import COUNTERS
+from unhosted.node.shell.engine.process import STDERR_LINES_KEPT, end, keep_last_words, start
 from unhosted.node.shell.engine.stream import BLAME_KILLED, BLAME_OWN_FAULT, Call, Stream
 from unhosted.node.shell.engine.wire import Decoder, Message, WireError, encode, pack_request, unpack_delta
 
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 FAILED_STARTS_MAX = 3
 """Children in a row that died before they served anything; then the model is given up."""
-STDERR_LINES_KEPT = 20
-"""What the library said last explains a crash; more would only be its log."""
 SHORT_LIFE_S = 5.0
 RESTART_PAUSE_S = 0.5
 """The successor of a child that died young starts a little later: a crash loop must not eat the machine."""
@@ -72,6 +71,7 @@ class EngineHost:
         self._scope = trio.CancelScope()
         self._failure: Refused | None = None
         self._announced = False
+        self._facts: EngineFacts | None = None
         self._counters: tuple[int, ...] = (0,) * len(COUNTERS)
         self._counters_before: tuple[int, ...] = self._counters
         self._call_ids = count(1)
@@ -80,7 +80,19 @@ class EngineHost:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._streams or self._calls)
+        """Whether somebody waits for this model. A check is nobody: it may be given up for others."""
+        return bool(self._streams) or any(not call.is_check for call in self._calls.values())
+
+    @property
+    def is_checking(self) -> bool:
+        return any(call.is_check for call in self._calls.values())
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What decides how this engine rounds. Raises: Refused before the model is loaded."""
+        if self._facts is None:
+            raise Refused("engine_failed", f"{self.model} is not loaded yet; try again", retry_after_s=1)
+        return self._facts
 
     @property
     def counters(self) -> dict[str, int]:
@@ -111,7 +123,7 @@ class EngineHost:
             self._note_idle()
 
     async def call(self, kind: str, *parts: Any) -> Any:
-        """Ask the child for one value: tokenize or embed; asked again if the child dies once."""
+        """Ask the child for one value: tokenize, embed or check; asked again if the child dies once."""
         self._check_alive()
         call = Call([kind, f"call-{next(self._call_ids)}", *parts])
         encode(call.message)
@@ -124,6 +136,18 @@ class EngineHost:
             if not call.finished:
                 self._send(["cancel", call.message[1]])
             self._note_idle()
+
+    async def check(self, requests: Sequence[CheckRequest], cells_max: int) -> tuple[CheckedAnswer, ...]:
+        """See `Engines.check`. cells_max: of context, over all answers that are read at once."""
+        answers = await self.call("check", cells_max, [pack_check(request) for request in requests])
+        return tuple(unpack_checked(answer) for answer in answers)
+
+    def give_up_checks(self, refusal: Refused) -> None:
+        """End the checks that run, for somebody who needs what they take."""
+        for call in self._calls.values():
+            if call.is_check and not call.finished:
+                call.refuse(refusal)
+                self._send(["cancel", call.message[1]])
 
     def close(self) -> None:
         """End the child; what still runs on it fails."""
@@ -159,7 +183,7 @@ class EngineHost:
             failed_starts = 0 if served else failed_starts + 1
             if self._failure is None and failed_starts >= FAILED_STARTS_MAX:
                 self._failure = self._gave_up(failed_starts)
-            if self._failure is not None or (served and not self.is_busy):
+            if self._failure is not None or (served and not (self._streams or self._calls)):
                 return
             self.restarts += 1
             self.state = "restarting"
@@ -174,15 +198,7 @@ class EngineHost:
         self._outgoing.clear()
         self._last_words.clear()
         try:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", self._module, str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=self._environment,
-                start_new_session=True,  # the terminal's Ctrl-C is for the node to handle
-            )
+            process = await start(self._module, theirs, self._environment)
         except BaseException as fault:
             connection.close()
             if not isinstance(fault, OSError):
@@ -194,7 +210,7 @@ class EngineHost:
         try:
             async with trio.open_nursery() as nursery:
                 last_words = trio.Event()
-                nursery.start_soon(self._keep_last_words, process, last_words)
+                nursery.start_soon(keep_last_words, process, self._last_words, last_words)
                 nursery.start_soon(self._write, connection)
                 self._send_now(["load", asdict(self.order)])
                 served = await self._read(connection, task_status)
@@ -204,7 +220,7 @@ class EngineHost:
         finally:
             connection.close()
             with trio.CancelScope(shield=True):
-                await _end(process)
+                await end(process)
         self._status = process.returncode
         self._counters_before = tuple(map(add, self._counters_before, self._counters))
         self._counters = (0,) * len(COUNTERS)
@@ -261,6 +277,7 @@ class EngineHost:
     def _on_ready(self, facts: dict[str, Any]) -> None:
         self.pid, self.sandbox, self.library = facts["pid"], facts["sandbox"], facts["library"]
         self.threads = facts["threads"]
+        self._facts = EngineFacts(**facts["engine"])
         self.state = "ready"
         self._note_idle()
         running = [stream for stream in self._streams.values() if not stream.finished]
@@ -367,19 +384,3 @@ class EngineHost:
                     data = data[sent:]
             self._outgoing_changed = trio.Event()
             await self._outgoing_changed.wait()
-
-    async def _keep_last_words(self, process: trio.Process, ended: trio.Event) -> None:
-        assert process.stderr is not None
-        rest = b""
-        async for data in process.stderr:
-            *lines, rest = (rest + data)[-_RECEIVE_BYTES:].split(b"\n")
-            self._last_words.extend(line.decode("utf-8", "replace")[:500] for line in lines if line.strip())
-        ended.set()
-
-
-async def _end(process: trio.Process) -> None:
-    """A child has nothing to save, so it is never waited for."""
-    process.kill()
-    await process.wait()
-    if process.stderr is not None:
-        await process.stderr.aclose()

@@ -117,6 +117,20 @@ def find_library() -> Library:
     raise LibraryError(_refusal(tuple(passed_over), known_version))
 
 
+def other_libraries() -> tuple[Library, ...]:
+    """Usable ones that `find_library` does not take: other builds to measure with. Raises: LibraryError."""
+    taken = find_library()
+    known_dir = bindings.package_dir()
+    others: dict[Path, Library] = {}
+    for kind, path in _installed(known_dir):
+        if path.resolve() == taken.path.resolve() or path.resolve() in others:
+            continue
+        found = _probe_cached(path, taken.bindings_version)
+        if "fault" not in found:
+            others[path.resolve()] = _library(kind, path, found, taken.bindings_version, ())
+    return tuple(others.values())
+
+
 def load_library(*, debug: bool = False) -> ModuleType:
     """Load the library into this process and give llama_cpp's low-level module over it, once.
 
@@ -184,6 +198,10 @@ def _candidates(known_dir: Path) -> Iterator[tuple[Kind, Path]]:
             path = Path(named).absolute()
             yield "environment", (_library_in(path) or path) if path.is_dir() else path
             return
+    yield from _installed(known_dir)
+
+
+def _installed(known_dir: Path) -> Iterator[tuple[Kind, Path]]:
     places: tuple[tuple[Kind, Path | None], ...] = (
         ("native", _library_in(native_dir())),
         ("llama-cpp-python", _library_in(known_dir / "lib")),
@@ -256,28 +274,29 @@ def _probe_cached(path: Path, known_version: str) -> dict[str, Any]:
         *(platform.node(), platform.machine(), sys.prefix, sys.version),
     )
     key = hashlib.sha256(repr(identity).encode()).hexdigest()
-    cache_file = _cache_file()
-    cached = _read_cache(cache_file)
+    cache_file = cache_dir() / "engine-library.json"
+    cached = read_cache(cache_file)
     if key in cached:
         return cached[key]
     found = probe_file(path)
     if "fault" not in found:
         # A fault may be cured from outside (a missing libgomp): it is looked at again every time.
         cached[key] = found
-        _write_cache(cache_file, dict(list(cached.items())[-CACHE_ENTRIES_MAX:]))
+        write_cache(cache_file, dict(list(cached.items())[-CACHE_ENTRIES_MAX:]))
     return found
 
 
-def _cache_file() -> Path:
+def cache_dir() -> Path:
+    """Where answers about libraries are kept; it may be lost at any time."""
     home = os.environ.get("UNHOSTED_HOME")
     if home:
-        return Path(home) / "cache" / "engine-library.json"
+        return Path(home) / "cache"
     from platformdirs import user_cache_path
 
-    return user_cache_path("unhosted") / "engine-library.json"
+    return user_cache_path("unhosted")
 
 
-def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
+def read_cache(path: Path) -> dict[str, dict[str, Any]]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -285,7 +304,7 @@ def _read_cache(path: Path) -> dict[str, dict[str, Any]]:
     return value if isinstance(value, dict) else {}
 
 
-def _write_cache(path: Path, value: dict[str, dict[str, Any]]) -> None:
+def write_cache(path: Path, value: dict[str, dict[str, Any]]) -> None:
     import tempfile
 
     try:

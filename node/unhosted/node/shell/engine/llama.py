@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
+GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 PIECE_BYTES = 64
 """Nearly every token spells fewer bytes; a longer one is asked for again with its own length."""
 
@@ -29,11 +29,21 @@ class EngineError(Exception):
 class Model:
     """A loaded GGUF file. Not thread-safe."""
 
-    def __init__(self, L: ModuleType, path: str, *, gpu_layers: int = -1, vocab_only: bool = False) -> None:
+    def __init__(
+        self,
+        L: ModuleType,
+        path: str,
+        *,
+        gpu_layers: int = -1,
+        vocab_only: bool = False,
+        repacks: bool = True,
+    ) -> None:
+        """repacks: let llama.cpp lay weights out anew for the processor, which costs memory-mapping."""
         self.L: Any = L
         params = L.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        params.use_extra_bufts = repacks
         self.ptr = L.llama_model_load_from_file(os.fsencode(path), params)
         if not self.ptr:
             raise EngineError(f"llama.cpp could not load {path}")
@@ -146,17 +156,25 @@ class Context:
         threads: int,
         kv_type: str = "f16",
         split: bool = True,
+        flash_attention: bool = True,
         embeddings: bool = False,
+        outputs_max: int = 0,
     ) -> None:
-        """embeddings: one vector for each output token, whatever pooling the model's file asks for."""
+        """embeddings: one vector for each output token, whatever pooling the model's file asks for.
+
+        outputs_max: rows of logits of one batch, for which memory is held; 0 means one for each token.
+        """
         L = self.L = model.L
         params = L.llama_context_default_params()
         params.n_ctx = context_tokens
         params.n_seq_max = sequences
         params.n_batch, params.n_ubatch = batch_tokens, ubatch_tokens
+        params.n_outputs_max = outputs_max
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = GGML_TYPES[kv_type]
-        params.flash_attn_type = 1 if kv_type != "f16" else -1
+        key_type, _, value_type = kv_type.partition("/")
+        params.type_k, params.type_v = GGML_TYPES[key_type], GGML_TYPES[value_type or key_type]
+        # -1 takes it where the device has it; on CPUs that is everywhere.
+        params.flash_attn_type = (-1 if kv_type == "f16" else 1) if flash_attention else 0
         params.kv_unified = not split
         params.embeddings = embeddings
         if embeddings:

@@ -4,7 +4,7 @@ It joins the pure scheduler, the runner and the sequences; the process around it
 bytes.
 
 Messages in: submit [id, request], cancel [id or call], tokenize [call, text, add_special],
-embed [call, inputs].
+embed [call, inputs], check [call, cells_max, answers].
 Messages out: accepted [id, prompt tokens], refused [id, code, message, field, retry_after_s, details],
 admitted [ids], step [[delta…], [refused…], [slots busy, queued, counters…]], reply [call, value].
 """
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from unhosted.node.core.batching import Drawn, Job, Limits, Plan
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Constraint, Delta, GenerateRequest
+from unhosted.node.core.inference import CheckedAnswer, CheckRequest, Constraint, Delta, GenerateRequest
 from unhosted.node.core.scheduler import Scheduler
+from unhosted.node.shell.engine.check_wire import pack_checked, unpack_check
 from unhosted.node.shell.engine.runner import Runner
 from unhosted.node.shell.engine.sequence import AcceptingMask, Sequence, Vocabulary
 from unhosted.node.shell.engine.wire import Message, pack_delta, unpack_request
@@ -29,6 +30,9 @@ MaskMaker = Callable[[Constraint], AcceptingMask]
 EmbeddingSteps = Generator[None, None, NDArray[np.float32]]
 """One batch through the model at each step; the vectors, (inputs, n_embd), are its value at the end."""
 Embedder = Callable[[list[list[int]]], EmbeddingSteps]
+CheckSteps = Generator[None, None, list[CheckedAnswer]]
+"""A short piece of work at each step; the answers are its value at the end."""
+AnswerChecker = Callable[[list[CheckRequest], int], CheckSteps]
 
 
 class EngineLoop:
@@ -42,14 +46,17 @@ class EngineLoop:
         limits: Limits,
         make_mask: MaskMaker,
         embed: Embedder,
+        check: AnswerChecker,
     ) -> None:
         self._vocabulary = vocabulary
         self._runner = runner
         self._scheduler = Scheduler(limits)
         self._make_mask = make_mask
         self._embed = embed
+        self._check = check
         self._sequences: dict[str, Sequence] = {}
         self._embeddings: dict[str, tuple[int, EmbeddingSteps]] = {}  # one a call; the node bounds its calls
+        self._checks: dict[str, CheckSteps] = {}  # likewise
         self._plan: Plan | None = None
         self._steps = 0
         self._tokens_in = 0
@@ -58,7 +65,7 @@ class EngineLoop:
 
     @property
     def is_idle(self) -> bool:
-        return self._scheduler.is_idle and not self._embeddings
+        return self._scheduler.is_idle and not self._embeddings and not self._checks
 
     def check_integrity(self) -> None:
         """To be called when idle: a leak shows here, not after a week."""
@@ -76,11 +83,17 @@ class EngineLoop:
                 case "cancel":
                     self._cancel(request_id)
                     self._embeddings.pop(request_id, None)
+                    if (check := self._checks.pop(request_id, None)) is not None:
+                        check.close()
                     return [["step", [], [], self._state()]]  # else the last one would look busy for ever
                 case "tokenize":
                     return [["reply", request_id, self._vocabulary.tokenize(parts[0], add_special=parts[1])]]
                 case "embed":
                     self._start_embedding(request_id, parts[0])
+                    return []
+                case "check":
+                    cells_max, answers = parts
+                    self._checks[request_id] = self._check([unpack_check(one) for one in answers], cells_max)
                     return []
                 case _:
                     raise RuntimeError(f"unknown message {kind!r}")
@@ -139,6 +152,23 @@ class EngineLoop:
         else:
             return None
         del self._embeddings[call_id]
+        return answer
+
+    def run_check_step(self) -> Message | None:
+        """A little of the check that came first, if nobody else wants the engine. The process looks for
+        messages after it, and whoever has come then goes first."""
+        if not self._checks or self._embeddings or not self._scheduler.is_idle:
+            return None
+        call_id, steps = next(iter(self._checks.items()))
+        try:
+            next(steps)
+        except StopIteration as done:
+            answer = ["reply", call_id, [pack_checked(one) for one in done.value]]
+        except Refused as refusal:
+            answer = refusal_message(call_id, refusal)
+        else:
+            return None
+        del self._checks[call_id]
         return answer
 
     def _draw(

@@ -12,13 +12,23 @@ from dataclasses import dataclass, field
 
 import trio
 
+from unhosted.node.core.engine_facts import EngineFacts
 from unhosted.node.core.errors import Refused
-from unhosted.node.core.inference import Delta, Embeddings, GenerateRequest, LoadedModel
+from unhosted.node.core.gguf_facts import GgufHeader
+from unhosted.node.core.inference import (
+    CheckedAnswer,
+    CheckRequest,
+    Delta,
+    Embeddings,
+    GenerateRequest,
+    LoadedModel,
+)
+from unhosted.node.shell.engine.check_plan import cells_of, outputs_max, sequences_of
 from unhosted.node.shell.engine.child import LoadOrder
 from unhosted.node.shell.engine.environment import child_environment
-from unhosted.node.shell.engine.fit import EngineSettings, automatic_budget_bytes, fit
+from unhosted.node.shell.engine.fit import KV_BYTES, EngineSettings, automatic_budget_bytes, fit
 from unhosted.node.shell.engine.host import EngineHost
-from unhosted.node.shell.models.memory import available_bytes, total_bytes
+from unhosted.node.shell.models.memory import available_bytes, estimate_bytes, total_bytes
 from unhosted.node.shell.models.store import InstalledModel
 
 log = logging.getLogger(__name__)
@@ -27,12 +37,21 @@ HOUSEKEEPING_PERIOD_S = 2.0
 MEMORY_LOW_SHARE = 0.04
 """With less than this of all memory free, idle models go: the alternative is the kernel's choice."""
 
+CHECKED_AT_ONCE_MAX = 64
+"""Answers of one call; a call is given up as a whole when its memory is needed."""
+CHECK_CELLS_MAX = 16_384
+"""As of the longest automatic context. Only an answer that is longer alone gets more."""
+
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    """bytes_checking: what the checks that run take besides bytes_estimated."""
+
     host: EngineHost
     bytes_estimated: int
     context_tokens: int
+    header: GgufHeader
+    bytes_checking: int = 0
     ready: trio.Event = field(default_factory=trio.Event)
     refusal: Refused | None = None
 
@@ -81,6 +100,25 @@ class EngineManager:
         host = await self._host(model)
         return tuple(await host.call("tokenize", text, add_special))
 
+    async def check(self, model: str, requests: Sequence[CheckRequest]) -> tuple[CheckedAnswer, ...]:
+        if len(requests) > CHECKED_AT_ONCE_MAX:
+            raise Refused(
+                "invalid_request", f"{len(requests)} answers to check; at most {CHECKED_AT_ONCE_MAX} at once"
+            )
+        if not requests:
+            return ()
+        host = await self._host(model, is_check=True)
+        entry = self._entries[host.model]
+        cells_max, needed = self._check_room(entry, requests)
+        entry.bytes_checking += needed
+        try:
+            return await host.check(requests, cells_max)
+        finally:
+            entry.bytes_checking -= needed
+
+    async def facts(self, model: str) -> EngineFacts:
+        return (await self._host(model)).facts
+
     def loaded(self) -> tuple[LoadedModel, ...]:
         return tuple(self._describe(entry) for entry in self._entries.values())
 
@@ -102,9 +140,9 @@ class EngineManager:
 
     # ---- loading
 
-    async def _host(self, model: str, *, generates: bool = False) -> EngineHost:
+    async def _host(self, model: str, *, generates: bool = False, is_check: bool = False) -> EngineHost:
         installed = await trio.to_thread.run_sync(self._resolve, model)
-        if generates and not installed.header.causal:
+        if (generates or is_check) and not installed.header.causal:
             raise Refused(
                 "not_supported",
                 f"{installed.name} is an encoder: it embeds texts (/v1/embeddings) and writes none; choose "
@@ -117,7 +155,7 @@ class EngineManager:
                 del self._entries[installed.name]
                 entry = None
             if entry is None:
-                entry = self._reserve(installed)
+                entry = self._reserve(installed, is_check=is_check)
                 assert self._nursery is not None, "EngineManager.run is not running"
                 self._nursery.start_soon(self._run_host, entry)
             await entry.ready.wait()
@@ -140,8 +178,11 @@ class EngineManager:
             if self._entries.get(name) is entry:
                 del self._entries[name]
 
-    def _reserve(self, installed: InstalledModel) -> _Entry:
-        """Make room for the model and list it, or refuse. No await: nobody else decides meanwhile."""
+    def _reserve(self, installed: InstalledModel, *, is_check: bool) -> _Entry:
+        """Make room for the model and list it, or refuse. No await: nobody else decides meanwhile.
+
+        is_check: nobody waits for it, so that no other model makes room.
+        """
         settings = self._settings
         budget = self._budget_bytes()
         fitting = fit(installed.header, settings, budget)
@@ -154,7 +195,7 @@ class EngineManager:
                 "slots or a shorter context (`unhosted config set slots 1`)",
                 details={"bytes_needed": needed, "bytes_present": budget},
             )
-        self._make_room(installed.name, needed, budget)
+        self._make_room(installed.name, needed, budget, is_check=is_check)
         order = LoadOrder(
             path=str(installed.path),
             slots=settings.slots,
@@ -165,9 +206,12 @@ class EngineManager:
             kv_type=settings.kv_type,
             gpu_layers=settings.gpu_layers,
             queue_max=settings.queue_max,
+            is_exact=settings.is_exact,
         )
         host = EngineHost(installed.name, order, environment=child_environment())
-        entry = _Entry(host=host, bytes_estimated=needed, context_tokens=context_tokens)
+        entry = _Entry(
+            host=host, bytes_estimated=needed, context_tokens=context_tokens, header=installed.header
+        )
         self._entries[installed.name] = entry
         return entry
 
@@ -181,14 +225,34 @@ class EngineManager:
         budget = automatic_budget_bytes(self._memory_available(), loaded)
         return min(budget, automatic_budget_bytes(total_bytes(), 0))
 
-    def _make_room(self, model: str, needed: int, budget: int) -> None:
-        used = sum(entry.bytes_estimated for entry in self._entries.values())
+    def _check_room(self, entry: _Entry, requests: Sequence[CheckRequest]) -> tuple[int, int]:
+        """Cells that a check may have, and the bytes it takes with them. It displaces nobody."""
+        budget = self._budget_bytes()
+        room = budget - sum(one.bytes_estimated + one.bytes_checking for one in self._entries.values())
+        cells = cells_of(requests)
+        for count in range(sequences_of(requests, max(cells, CHECK_CELLS_MAX)), 0, -1):
+            needed = _check_bytes(entry.header, requests, count * cells, count)
+            if needed <= room:
+                return count * cells, needed
+        raise Refused(
+            "overloaded",
+            f"checking an answer of {cells} tokens with {entry.host.model} needs {needed} bytes of memory "
+            f"beside what models take; {max(0, room)} of {budget} are free. Check a shorter prefix, or when "
+            "other models are unloaded",
+            retry_after_s=60,
+            details={"bytes_needed": needed, "bytes_present": max(0, room)},
+        )
+
+    def _make_room(self, model: str, needed: int, budget: int, *, is_check: bool) -> None:
+        used = sum(entry.bytes_estimated + entry.bytes_checking for entry in self._entries.values())
         if not self._settings.memory_budget_bytes:
             # What is still loading has hardly begun to take its memory: it is in the automatic budget twice.
             used += sum(e.bytes_estimated for e in self._entries.values() if e.host.state == "loading")
+        if used + needed > budget and not is_check:
+            used -= self._give_up_checks(model)
         idle = [e for e in self._entries.values() if not e.host.is_busy and e.host.state == "ready"]
         idle.sort(key=lambda entry: entry.host.idle_since)
-        while used + needed > budget and idle:
+        while used + needed > budget and idle and not is_check:
             entry = idle.pop(0)
             log.info("model_unloaded model=%s reason=room_for:%s", entry.host.model, model)
             used -= entry.bytes_estimated
@@ -197,10 +261,24 @@ class EngineManager:
             raise Refused(
                 "overloaded",
                 f"{model} needs {needed} bytes of memory; {max(0, budget - used)} of {budget} are free of "
-                "models that are loading or answering now; try again when they are done",
+                f"models that are loading or {'loaded' if is_check else 'answering'} now; try again when "
+                "they are done",
                 retry_after_s=5,
                 details={"bytes_needed": needed, "bytes_present": max(0, budget - used)},
             )
+
+    def _give_up_checks(self, model: str) -> int:
+        """Gives the bytes that this frees."""
+        freed = 0
+        for entry in self._entries.values():
+            if entry.bytes_checking:
+                freed += entry.bytes_checking
+                entry.host.give_up_checks(
+                    Refused(
+                        "overloaded", f"the check's memory went to {model}; check again", retry_after_s=60
+                    )
+                )
+        return freed
 
     def _drop(self, entry: _Entry) -> None:
         entry.host.close()
@@ -213,7 +291,8 @@ class EngineManager:
             host = entry.host
             if host.state != "ready" or host.is_busy:
                 continue
-            if short or now - host.idle_since >= self._settings.idle_unload_s:
+            is_old = now - host.idle_since >= self._settings.idle_unload_s and not host.is_checking
+            if short or is_old:
                 log.info("model_unloaded model=%s reason=%s", host.model, "memory" if short else "idle")
                 self._drop(entry)
 
@@ -233,6 +312,20 @@ class EngineManager:
             sandbox=host.sandbox,
             library=host.library,
         )
+
+
+def _check_bytes(header: GgufHeader, requests: Sequence[CheckRequest], cells: int, sequences: int) -> int:
+    """Memory of the largest context that a check of these makes, besides the model's weights."""
+    rows = max(request.replay.ubatch_tokens for request in requests)
+    kv_bytes = max(KV_BYTES.get(request.replay.kv_type, KV_BYTES["f16"]) for request in requests)
+    estimate = estimate_bytes(
+        header,
+        context_tokens_total=cells,
+        slots=sequences,
+        batch_tokens=min(rows, outputs_max(header.vocab_size)),
+        kv_bytes_per_element=kv_bytes,
+    )
+    return estimate.total_bytes - estimate.weights_bytes
 
 
 def _first_refusal(group: BaseExceptionGroup[Refused]) -> Refused:

@@ -45,7 +45,10 @@ class LlamaRunner:
         ubatch_tokens: int,
         threads: int,
         kv_type: str,
+        flash_attention: bool = True,
+        is_split: bool = True,
     ) -> None:
+        """is_split: off makes results depend on what else is in the batch; only to measure such sellers."""
         self.model = model
         self.threads = threads
         self.ubatch_tokens = ubatch_tokens
@@ -63,6 +66,8 @@ class LlamaRunner:
             ubatch_tokens=ubatch_tokens,
             threads=threads,
             kv_type=kv_type,
+            flash_attention=flash_attention,
+            split=is_split,
         )
         self._embedder: Context | None = None
         if self._context.cells_per_sequence < context_tokens:

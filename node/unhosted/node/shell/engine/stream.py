@@ -93,6 +93,10 @@ class Call:
         self._refusal: Refused | None = None
         self._done = trio.Event()
 
+    @property
+    def is_check(self) -> bool:
+        return bool(self.message[0] == "check")
+
     def answer(self, value: Any) -> None:
         self._value, self.finished = value, True
         self._done.set()

@@ -23,6 +23,16 @@ from unhosted.verify.params import SamplingParams
 MESSAGE_BYTES_MAX = 256 << 20
 """A batch of embeddings is the largest message: 2,048 inputs of 8,192 floats as CBOR doubles."""
 _HEADER = struct.Struct("<I")
+_SAMPLING_NUMBERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_tokens",
+    "frequency_penalty",
+    "presence_penalty",
+)
 
 Message = list[Any]
 
@@ -80,27 +90,39 @@ def _loads(body: bytes) -> Message:
     return message
 
 
+def pack_sampling(sampling: SamplingParams) -> list[Any]:
+    return [
+        *(getattr(sampling, name) for name in _SAMPLING_NUMBERS),
+        [list(pair) for pair in sampling.logit_bias],
+        sampling.seed,
+    ]
+
+
+def unpack_sampling(parts: list[Any]) -> SamplingParams:
+    *numbers, logit_bias, seed = parts
+    return SamplingParams(
+        **dict(zip(_SAMPLING_NUMBERS, numbers, strict=True)),
+        logit_bias=tuple((int(i), float(b)) for i, b in logit_bias),
+        seed=seed,
+    )
+
+
+def pack_constraint(constraint: Constraint | None) -> list[Any] | None:
+    return None if constraint is None else [constraint.kind, constraint.source, constraint.trigger]
+
+
+def unpack_constraint(parts: list[Any] | None) -> Constraint | None:
+    return None if parts is None else Constraint(kind=parts[0], source=parts[1], trigger=parts[2])
+
+
 def pack_request(request: GenerateRequest) -> list[Any]:
-    sampling = request.sampling
-    constraint = request.constraint
     return [
         request.prompt,
         request.add_special,
         request.max_tokens,
-        [
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.repeat_penalty,
-            sampling.repeat_last_tokens,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-            [list(pair) for pair in sampling.logit_bias],
-            sampling.seed,
-        ],
+        pack_sampling(request.sampling),
         list(request.stop),
-        None if constraint is None else [constraint.kind, constraint.source, constraint.trigger],
+        pack_constraint(request.constraint),
         request.logprobs,
         request.ignore_eos,
         request.use_prefix_cache,
@@ -125,32 +147,14 @@ def unpack_request(request_id: str, parts: list[Any]) -> GenerateRequest:
         flow,
         resume_ids,
     ) = parts
-    names = (
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repeat_penalty",
-        "repeat_last_tokens",
-        "frequency_penalty",
-        "presence_penalty",
-    )
     return GenerateRequest(
         request_id=request_id,
         prompt=prompt if isinstance(prompt, str) else tuple(prompt),
         add_special=add_special,
         max_tokens=max_tokens,
-        sampling=SamplingParams(
-            **dict(zip(names, sampling, strict=False)),
-            logit_bias=tuple((int(i), float(b)) for i, b in sampling[8]),
-            seed=sampling[9],
-        ),
+        sampling=unpack_sampling(sampling),
         stop=tuple(stop),
-        constraint=(
-            None
-            if constraint is None
-            else Constraint(kind=constraint[0], source=constraint[1], trigger=constraint[2])
-        ),
+        constraint=unpack_constraint(constraint),
         logprobs=logprobs,
         ignore_eos=ignore_eos,
         use_prefix_cache=use_prefix_cache,

@@ -274,6 +274,7 @@ def _read_tensor(reader: _Reader) -> TensorInfo:
         reader.fail(f"the tensor {name!r} has rows of {shape[0]}, no multiple of {type_name}'s block {block}")
     return TensorInfo(
         name=name,
+        dimensions=dimensions,
         elements=elements,
         type_name=type_name,
         offset_bytes=offset,

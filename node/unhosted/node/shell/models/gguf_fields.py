@@ -28,6 +28,7 @@ class TensorInfo:
     """offset_bytes is from the start of the data; size_bytes follows from shape and type."""
 
     name: str
+    dimensions: int
     elements: int
     type_name: str
     offset_bytes: int
@@ -137,6 +138,7 @@ def build_header(
         chat_template=fields.text(DEFAULT_TEMPLATE_KEY),
         chat_templates=_templates(fields),
         quantization=_quantization(fields, tensors),
+        matrix_types=tuple(sorted({each.type_name for each in tensors if each.dimensions > 1})),
         tensor_count=len(tensors),
         parameters=sum(tensor.elements for tensor in tensors),
         weights_bytes=sum(tensor.size_bytes for tensor in tensors),
