@@ -80,6 +80,38 @@ class FakeWallet:
         raise Refused("invalid_request", f"no deposit {deposit_id} waits here")
 
 
+class FakeChecks:
+    """`lines`: receipts, newest first. `pairs`: what is known of sellers. `checked`: what was asked for."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+        self.pairs: list[dict[str, object]] = []
+        self.checked: list[tuple[str | None, bool]] = []
+
+    async def receipts(
+        self, *, limit: int, before: int | None = None, seller: str | None = None
+    ) -> Sequence[Mapping[str, object]]:
+        lines = [one for one in self.lines if before is None or int(str(one["number"])) < before]
+        return [one for one in lines if seller is None or one["seller"] == seller][:limit]
+
+    async def receipt(self, wanted: str) -> Mapping[str, object]:
+        for one in self.lines:
+            if str(one["receipt"]).startswith(wanted):
+                return one
+        raise Refused("invalid_request", f"no receipt begins {wanted!r}", field="receipt")
+
+    async def sellers(self, seller: str | None = None) -> Sequence[Mapping[str, object]]:
+        return [one for one in self.pairs if seller is None or one["seller"] == seller]
+
+    async def check(self, seller: str | None = None, *, wait: bool = False) -> Mapping[str, object]:
+        self.checked.append((seller, wait))
+        return {"asked": len(self.lines), "sellers": await self.sellers(seller)}
+
+    async def forgive(self, seller: str) -> Mapping[str, object]:
+        self.pairs = [one for one in self.pairs if one["seller"] != seller]
+        return {"seller": seller, "models": 1}
+
+
 @dataclass(slots=True, kw_only=True)
 class FakeStream:
     deltas: AsyncIterator[AnswerDelta]
@@ -107,6 +139,7 @@ class FakeNode(FakePeers):
     def __init__(self, *, tokens: int | None = None) -> None:
         super().__init__()
         self.wallet = FakeWallet()
+        self.checks = FakeChecks()
         self.asked: list[ChatRequest | CompletionRequest] = []
         self.embedded: list[str | tuple[int, ...]] = []
         self.embedded_within: tuple[Radius | None, ProviderChoice] = (None, ANY_PROVIDER)

@@ -142,6 +142,7 @@ async def serve(config: Config, *, on_started: Callable[[ServeInfo], None]) -> N
                     partial(serve_http, node, settings, shutdown=shutdown)
                 )
                 await nursery.start(trusted.run)
+                await nursery.start(node.checks.run)
                 described = trusted.describe()
                 on_started(
                     ServeInfo(

@@ -105,6 +105,7 @@ def engine_settings(config: Config) -> EngineSettings:
         ubatch_tokens=config.ubatch_tokens,
         threads=config.threads,
         kv_type=config.kv_type,
+        is_exact=config.exact,
         queue_max=config.queue_max,
         idle_unload_s=config.idle_unload_s or math.inf,
         memory_budget_bytes=config.memory_budget_bytes,

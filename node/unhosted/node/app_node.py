@@ -11,6 +11,7 @@ import trio
 
 from unhosted.node.app_answers import Answer, ParserMaker, open_answer, sample_asks
 from unhosted.node.app_asks import LocalAnswering
+from unhosted.node.app_checks import CheckDesk
 from unhosted.node.app_own_facts import OwnFacts
 from unhosted.node.app_trusted import TrustedRing
 from unhosted.node.app_wallet_page import DepositDesk
@@ -59,6 +60,7 @@ class AppNode:
         self.name = name
         self.offline = config.offline
         self.wallet = DepositDesk(config)
+        self.checks = CheckDesk(config, engines)
         self._store = store
         self._engines = engines
         self._own = own_facts
@@ -78,6 +80,7 @@ class AppNode:
             loaded=engines.loaded,
             counters=engines.counters,
             refused_connections=lambda: offline.refusals().count,
+            checks=self.checks.counters,
         )
         self._started_ns = time.monotonic_ns()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unhosted.node.config_file import flatten, read_text, read_toml, write_atomically
+from unhosted.node.config_paths import Paths as Paths
 from unhosted.node.config_values import (
     Bad,
     address,
@@ -53,68 +54,6 @@ OTHER_VARIABLES = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paths:
-    """Where the node keeps its files. With UNHOSTED_HOME all three are under it."""
-
-    config_dir: Path
-    data_dir: Path
-    state_dir: Path
-
-    @property
-    def config_file(self) -> Path:
-        return self.config_dir / "config.toml"
-
-    @property
-    def models_dir(self) -> Path:
-        return self.data_dir / "models"
-
-    @property
-    def identity_file(self) -> Path:
-        """The key that makes this machine the one that others paired with; mode 0600."""
-        return self.state_dir / "identity.key"
-
-    @property
-    def peers_file(self) -> Path:
-        """The paired machines, what each may do, and where it was found."""
-        return self.state_dir / "peers.db"
-
-    @property
-    def wallet_file(self) -> Path:
-        """The operator's key, encrypted, unless `wallet.keystore` names another file."""
-        return self.state_dir / "wallet.json"
-
-    @property
-    def deposits_dir(self) -> Path:
-        """Deposits that wait for the owner's signature."""
-        return self.state_dir / "deposits"
-
-    @property
-    def ledger_file(self) -> Path:
-        """What this node paid and may pay."""
-        return self.data_dir / "ledger.db"
-
-    @property
-    def ledger_seal_file(self) -> Path:
-        """How far the ledger had come: not beside it, so that a backup put back shows."""
-        return self.state_dir / "ledger.seal"
-
-    @property
-    def sales_file(self) -> Path:
-        """Vouchers that sellers' nodes live on, and receipts."""
-        return self.data_dir / "sales.db"
-
-    @property
-    def transactions_file(self) -> Path:
-        """What this node's key sent to the chain, so that nothing is sent twice."""
-        return self.data_dir / "transactions.db"
-
-    @property
-    def api_token_file(self) -> Path:
-        """The key of the HTTP API, made at the first bind that needs one."""
-        return self.state_dir / "api-token"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What the node runs with. 0 in context_tokens, threads and memory_budget_bytes means: choose.
 
@@ -140,6 +79,7 @@ class Config:
     batch_tokens: int = 512
     ubatch_tokens: int = 512
     kv_type: KvType = "f16"
+    exact: bool = False
     idle_unload_s: int = 900
     memory_budget_bytes: int = 0
     queue_max: int = 256
@@ -234,6 +174,7 @@ KEYS: tuple[Key, ...] = (
     _key("batch_tokens", integer(32, 65536), "tokens that one engine step takes at most"),
     _key("ubatch_tokens", integer(32, 65536), "tokens that one pass over the weights takes at most"),
     _key("kv_type", choice("f16", "q8_0"), "format of the KV cache; q8_0 takes half the memory"),
+    _key("exact", flag, "answers that a checker can repeat bit for bit; long prompts are read more slowly"),
     _key("idle_unload_s", integer(0, 31_536_000), "unload a model after so many idle seconds; 0: never"),
     _key("memory_budget_bytes", size, "memory for all models, such as 8GB; 0: what is free"),
     _key("queue_max", integer(0, 65536), "requests that may wait per model before 503"),

@@ -115,7 +115,8 @@ class GgufHeader:
     sliding_window_tokens: None where every block sees the whole context. pooling: llama.cpp's pooling type
     (1 mean, 2 CLS, 3 last, 4 rank) or None. causal: False for encoders, which keep no KV cache.
     expert_bytes: the part of weights_bytes of which one token reads expert_used_count / expert_count.
-    shards: how many files the model is split over. parameters: elements of all tensors.
+    shards: how many files the model is split over. parameters: elements of all tensors. matrix_types: of the
+    tensors with more than one dimension, sorted.
     """
 
     architecture: str
@@ -141,6 +142,7 @@ class GgufHeader:
     chat_template: str | None = None
     chat_templates: Mapping[str, str] = field(default_factory=dict)
     quantization: str = "unknown"
+    matrix_types: tuple[str, ...] = ()
     tensor_count: int = 0
     parameters: int = 0
     weights_bytes: int = 0

@@ -216,6 +216,35 @@ class WalletPage(Protocol):
         ...
 
 
+class ChecksPage(Protocol):
+    """What was paid for, and whether it was what was sold. Each mapping is JSON-ready."""
+
+    async def receipts(
+        self, *, limit: int, before: int | None = None, seller: str | None = None
+    ) -> Sequence[Mapping[str, object]]:
+        """Newest first; `before`: those with a smaller number. seller: as `sellers` takes it."""
+        ...
+
+    async def receipt(self, wanted: str) -> Mapping[str, object]:
+        """wanted: a receipt's hash or a request's id in hex, or enough of its start. Raises: Refused."""
+        ...
+
+    async def sellers(self, seller: str | None = None) -> Sequence[Mapping[str, object]]:
+        """What is known of each seller and model. seller: a peer id, or enough of its start or end.
+
+        Raises: Refused, where it names none or several.
+        """
+        ...
+
+    async def check(self, seller: str | None = None, *, wait: bool = False) -> Mapping[str, object]:
+        """Read again what was not, drawn or not. wait: until it is done. Raises: Refused."""
+        ...
+
+    async def forgive(self, seller: str) -> Mapping[str, object]:
+        """Start again with a seller and all its models, as if nothing was known of them. Raises: Refused."""
+        ...
+
+
 class Node(Protocol):
     """The program's one service object; `unhosted.node.app` builds it."""
 
@@ -227,6 +256,9 @@ class Node(Protocol):
 
     @property
     def wallet(self) -> WalletPage: ...
+
+    @property
+    def checks(self) -> ChecksPage: ...
 
     def open_chat(self, request: ChatRequest) -> AbstractAsyncContextManager[AnswerStream]:
         """Raises Refused on entering; see `Engines.open_stream`."""

@@ -8,7 +8,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unhosted.node.core.service import Node
-from unhosted.node.http import control, deposits, page, peers
+from unhosted.node.http import checks, control, deposits, page, peers
 from unhosted.node.http.chat import chat_completions
 from unhosted.node.http.completions import completions
 from unhosted.node.http.embeddings import embeddings
@@ -81,6 +81,11 @@ def _routes(events: Events) -> list[Route]:
         _route("/api/pair/{pairing}/confirm", peers.confirm_pairing, "POST"),
         _route("/api/pair/{pairing}/qr.svg", peers.pairing_qr),
         _route("/api/drain", peers.drain, "POST"),
+        _route("/api/receipts", checks.list_receipts),
+        _route("/api/receipts/{receipt}", checks.get_receipt),
+        _route("/api/checks", checks.list_checks),
+        _route("/api/checks", checks.start_checks, "POST"),
+        _route("/api/checks/{seller}", checks.forgive, "DELETE"),
         _route("/api/wallet/funding", deposits.list_deposits),
         _route("/api/wallet/funding/{deposit}", deposits.sign_deposit, "POST"),
         _route("/", page.index),

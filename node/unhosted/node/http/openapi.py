@@ -3,6 +3,7 @@
 from pydantic.json_schema import models_json_schema
 
 from unhosted.node.http.chat import ChatBody
+from unhosted.node.http.checks import CheckBody
 from unhosted.node.http.completions import CompletionBody
 from unhosted.node.http.control import ModelName
 from unhosted.node.http.deposits import SignatureBody
@@ -28,6 +29,7 @@ _POSTS: dict[str, tuple[type[Body], str]] = {
     "/api/pair": (PairBody, "Make a pairing code, or use one"),
     "/api/pair/{pairing}/confirm": (ConfirmBody, "Say yes or no to the other machine"),
     "/api/wallet/funding/{deposit}": (SignatureBody, "Take the owner's signature of a deposit"),
+    "/api/checks": (CheckBody, "Read paid answers again, and say what that found"),
     "/api/drain": (DrainBody, "Take no more requests of paired machines, or take them again"),
 }
 
@@ -41,6 +43,9 @@ _GETS = {
     "/api/models": "Models stored and loaded",
     "/api/peers": "Paired machines, and those seen on this network",
     "/api/pair/{pairing}": "How far a pairing is",
+    "/api/receipts": "What was paid for, the newest first; query: limit, before, seller",
+    "/api/receipts/{receipt}": "One receipt, and whether its answer was checked",
+    "/api/checks": "What checking found of each seller and model; query: seller",
     "/api/wallet/funding": "Deposits that wait for the owner's signature",
     "/api/events": "Changes of paired machines and pairings, as server-sent events",
 }
@@ -48,6 +53,7 @@ _GETS = {
 _DELETES = {
     "/api/peers/{peer}": "End the pairing with a machine, at once and there too",
     "/api/pair/{pairing}": "Cancel a pairing",
+    "/api/checks/{seller}": "Start again with a seller, as if nothing was known of it",
 }
 
 _STREAMING = (ChatBody, CompletionBody, MessageBody, ResponseBody)

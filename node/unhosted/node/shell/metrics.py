@@ -23,8 +23,10 @@ class Metrics:
         loaded: Callable[[], Iterable[LoadedModel]],
         counters: Callable[[], Mapping[str, Mapping[str, int]]],
         refused_connections: Callable[[], int],
+        checks: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """loaded and counters as `EngineManager` gives them; all three are asked at each scrape."""
+        """loaded and counters as `EngineManager` gives them; checks: by the names of CHECK_GAUGES. All are
+        asked at each scrape."""
         registry = self._registry = CollectorRegistry()
         labels = ("gen_ai_request_model", "unhosted_ring")
         self._requests = Counter(
@@ -58,6 +60,7 @@ class Metrics:
             registry=registry,
         )
         registry.register(_EngineCollector(loaded, counters, refused_connections))
+        registry.register(_CheckCollector(checks))
 
     def finished(
         self,
@@ -104,6 +107,27 @@ ENGINE_COUNTERS = {
     "python_cpu_ns": "CPU time of the engine's own loop outside llama.cpp",
     "process_cpu_ns": "CPU time of the engine's process, all threads",
 }
+
+
+CHECK_GAUGES = {
+    "waiting": "Paid answers that wait to be read again",
+    "answers": "Paid answers that were read again, of sellers that are remembered",
+    "tokens": "Output tokens of them",
+    "mismatches": "Of those whose noise is known, tokens that this machine would have drawn otherwise",
+    "sellers_clear": "Sellers and models without suspicion",
+    "sellers_watch": "Sellers and models that are checked more",
+    "sellers_hold": "Sellers and models whose pay is held",
+    "sellers_convict": "Sellers and models that were convicted",
+}
+
+
+class _CheckCollector(Collector):
+    def __init__(self, checks: Callable[[], Mapping[str, int]]) -> None:
+        self._checks = checks
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._checks().items():
+            yield GaugeMetricFamily(f"unhosted_checks_{name}", CHECK_GAUGES[name], value=value)
 
 
 class _EngineCollector(Collector):

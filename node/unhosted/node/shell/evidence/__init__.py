@@ -1,0 +1,1 @@
+"""Evidence files: written, read, and run again on this machine."""
