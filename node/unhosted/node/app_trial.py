@@ -4,6 +4,9 @@ Two ends of this program meet over libp2p on loopback. The buyer owns USDC and n
 one deposit and is not needed again. A model on this machine answers, every window of its tokens is paid for,
 the cap stops the buyer, and at the end three accounts must agree to the micro-USDC: the chain's, the buyer's
 ledger and the seller's book.
+
+Before it closes the channel the buyer reads the answers again; then the seller begins to cheat, and is found
+out.
 """
 
 import os
@@ -21,7 +24,7 @@ from unhosted.market.money import Micros, Price, format_usd
 from unhosted.market.terms import Terms
 from unhosted.node.app_asks import LocalAnswering, render_prompt
 from unhosted.node.app_facts import engine_settings
-from unhosted.node.app_selling import engine_work
+from unhosted.node.app_trial_checks import Found, TrialChecks, TurningSeller
 from unhosted.node.config import Config
 from unhosted.node.core.asks import ChatPrompt
 from unhosted.node.core.engine_facts import exact_class
@@ -46,6 +49,7 @@ from unhosted.node.shell.money.selling import SellerDoor, SellerTerms
 from unhosted.node.shell.peers.identity import Identity, new_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
 from unhosted.verify.params import SEED_BYTES, SamplingParams
+from unhosted.verify.verdicts import Stage
 
 PRICE = Price(in_micros_per_mtok=5_000_000, out_micros_per_mtok=20_000_000)
 """A hundred times what models of this size sell for, so that a short answer moves the cap."""
@@ -54,6 +58,9 @@ DEPOSIT = Micros(2_000_000)
 ALLOCATION = Micros(1_000_000)
 CAP = Micros(3_500)
 """USD 0.0035: three answers or so, then it binds."""
+
+CAP_RAISED = Micros(14_000)
+"""For the cheat: ten answers more at most."""
 
 COIN_MICROS = 3_000_000
 """What an ETH is taken to cost for judging fees, USD 3: a local chain's gas price is far above Base's."""
@@ -67,6 +74,18 @@ QUESTIONS = (
     "How do bees find their way?",
     "Why do cats purr?",
 )
+MORE_QUESTIONS = (
+    "Tell a short story about a fox.",
+    "How is bread made?",
+    "Describe a city by the sea.",
+    "What would you take to the moon?",
+    "Write about a rainy day.",
+    "Explain how a bicycle stays upright.",
+    "Describe a garden in spring.",
+    "What makes a good friend?",
+)
+"""None twice: a prompt that is bought again says nothing new."""
+
 LIFE_S = 3_600
 RECEIPT_WAIT_S = 10.0
 CLOSE_LOOK_S, CLOSE_LOOKS_MAX = 0.2, 300
@@ -85,10 +104,17 @@ class TrialAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """Amounts in micro-USDC. stopped: the sentence with which the cap stopped the buyer."""
+    """Amounts in micro-USDC. stopped: the sentence with which the cap stopped the buyer.
+
+    honest, cheating: what reading the answers again showed, before and after the seller began to cheat.
+    verdict: of an outsider who has the evidence and the model alone.
+    """
 
     answers: tuple[TrialAnswer, ...]
     stopped: str
+    honest: Found
+    cheating: Found
+    verdict: str
     due_micros: int
     ledger_spent_micros: int
     book_settled_micros: int
@@ -96,6 +122,16 @@ class TrialResult:
     seller_received_micros: int
     buyer_free_micros: int
     buyer_eth_wei: int
+
+    @property
+    def is_caught(self) -> bool:
+        """Not while it was honest, and then for good."""
+        return (
+            self.honest.answers > 0
+            and self.honest.stage is Stage.CLEAR
+            and self.cheating.stage is Stage.CONVICT
+            and self.verdict == "convicts"
+        )
 
     @property
     def agrees(self) -> bool:
@@ -126,17 +162,19 @@ async def play(config: Config, *, rpc_url: str, folder: Path, model: str, say: S
     store = ModelStore(config.paths.models_dir)
     installed = await trio.to_thread.run_sync(store.resolve, model)
     engines = EngineManager(engine_settings(config), store.resolve)
+    checks = TrialChecks(config, engines, folder / "buyer")
     async with (
         open_chain(chain_by_name("local"), (rpc_url,), journal_path=folder / "transactions.db") as chain,
         open_ledger(folder / "buyer" / "ledger.db", folder / "seal", cap_micros=CAP) as ledger,
-        open_kept_answers(folder / "buyer" / "kept.db") as kept,
+        open_kept_answers(checks.kept_file) as kept,
         open_seller_book(folder / "seller" / "book.db") as book,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(engines.run)
         answering = LocalAnswering(engines, store.resolve)
-        trial = _Trial(chain, ledger, kept, book, engines, installed, answering, say)
-        result = await trial.play(nursery)
+        async with checks.running():
+            trial = _Trial(chain, ledger, kept, book, engines, installed, answering, checks, say)
+            result = await trial.play(nursery)
         nursery.cancel_scope.cancel()
     return result
 
@@ -151,10 +189,12 @@ class _Trial:
         engines: EngineManager,
         installed: InstalledModel,
         answering: LocalAnswering,
+        checks: TrialChecks,
         say: Say,
     ) -> None:
         self.chain, self.ledger, self.kept, self.book, self.say = chain, ledger, kept, book, say
-        self.engines, self.installed, self.answering = engines, installed, answering
+        self.engines, self.installed, self.checks = engines, installed, checks
+        self.turning = TurningSeller(answering)
         self.owner = KeySigner(ACCOUNT_BY_NAME["buyer"].key)
         self.seller = KeySigner(ACCOUNT_BY_NAME["seller"].key)
         self.operator = KeySigner(os.urandom(32))
@@ -170,7 +210,7 @@ class _Trial:
             model=self.model,
             facts=facts,
             check="statistical" if exact_class(facts) is None else "exact",
-            work=engine_work(self.answering),
+            work=self.turning.work,
         )
         door = SellerDoor(
             self.chain,
@@ -208,12 +248,26 @@ class _Trial:
             )
             async with buyer.pay(stream, of) as payer:
                 answers, stopped = await self._ask_until_stopped(payer, of)
+                honest = await self.checks.read()
+                self.say(f"read again on the buyer's machine: {_told(honest)}")
+                more, cheating = await self._ask_until_caught(payer, of, honest)
                 closed = await payer.close()
                 self.say(f"both sides close the channel at {format_usd(closed.amount_micros)} USD")
                 await self._wait_for_close(of)
         payout = calls.payout(self.chain.facts.channels, self.seller.address)
         await self.chain.send(payout, self.seller, key=f"payout:{of.hex()}")
-        return await self._account(of, answers, stopped, before)
+        account = await self._account(of, before)
+        verdict = await self.checks.verdict()
+        self.say(f"somebody with the evidence file and the model alone: {verdict}")
+        return TrialResult(
+            answers=answers + more,
+            stopped=stopped,
+            due_micros=sum(answer.due_micros for answer in answers + more),
+            honest=honest,
+            cheating=cheating,
+            verdict=verdict,
+            **account,
+        )
 
     async def _wait_for_close(self, of: ChannelId) -> None:
         """The seller sends it; nobody tells the buyer but the chain."""
@@ -234,6 +288,22 @@ class _Trial:
                 self.say(f"stopped before the seller heard of it: {why.message}")
                 return tuple(answers), why.message
         return tuple(answers), ""
+
+    async def _ask_until_caught(
+        self, payer: Payer, of: ChannelId, found: Found
+    ) -> tuple[tuple[TrialAnswer, ...], Found]:
+        """With more room under the cap, from a seller that has just begun to cheat."""
+        await self.ledger.set_cap(CAP_RAISED)
+        self.turning.turn()
+        self.say(f"the cap is raised to {format_usd(CAP_RAISED)} USD, and the seller begins to cheat")
+        answers: list[TrialAnswer] = []
+        for question in MORE_QUESTIONS:
+            answers.append(await self._ask(payer, of, question))
+            found = await self.checks.read()
+            self.say(f"read again: {_told(found)}")
+            if found.stage is Stage.CONVICT:
+                break
+        return tuple(answers), found
 
     async def _ask(self, payer: Payer, of: ChannelId, question: str) -> TrialAnswer:
         text, add_special = render_prompt(
@@ -259,7 +329,7 @@ class _Trial:
         self.say(
             f"{len(ids)} + {count} tokens, {format_usd(answer.due_micros)} USD,"
             f" {'receipted' if answer.receipt else 'no receipt came'};"
-            f" {format_usd(spent)} of {format_usd(CAP)} USD this month"
+            f" {format_usd(spent)} USD this month"
         )
         return TrialAnswer(
             question=question,
@@ -294,27 +364,31 @@ class _Trial:
             signature=signature,
         )
 
-    async def _account(
-        self, of: ChannelId, answers: tuple[TrialAnswer, ...], stopped: str, before: int
-    ) -> TrialResult:
+    async def _account(self, of: ChannelId, before: int) -> dict[str, int]:
+        """Each party's own number, after all is over."""
         await self.ledger.note_closed(of, (await self.chain.channel(of, at="safe")).claimed_micros)
         sold = await self.book.channel(of)
-        result = TrialResult(
-            answers=answers,
-            stopped=stopped,
-            due_micros=sum(answer.due_micros for answer in answers),
-            ledger_spent_micros=(await self.ledger.view()).book.spent_micros,
-            book_settled_micros=0 if sold is None else sold.settled_micros,
-            chain_claimed_micros=(await self.chain.channel(of)).claimed_micros,
-            seller_received_micros=await self.chain.usdc_balance(self.seller.address) - before,
-            buyer_free_micros=(await self.chain.account(self.owner.address)).free_micros,
-            buyer_eth_wei=await self.chain.gas_balance(self.owner.address),
-        )
+        account = {
+            "ledger_spent_micros": int((await self.ledger.view()).book.spent_micros),
+            "book_settled_micros": 0 if sold is None else sold.settled_micros,
+            "chain_claimed_micros": (await self.chain.channel(of)).claimed_micros,
+            "seller_received_micros": await self.chain.usdc_balance(self.seller.address) - before,
+            "buyer_free_micros": (await self.chain.account(self.owner.address)).free_micros,
+            "buyer_eth_wei": await self.chain.gas_balance(self.owner.address),
+        }
         self.say(
-            f"the seller was paid {format_usd(result.seller_received_micros)} USD, the buyer has"
-            f" {format_usd(result.buyer_free_micros)} USD free again"
+            f"the seller was paid {format_usd(account['seller_received_micros'])} USD, the buyer has"
+            f" {format_usd(account['buyer_free_micros'])} USD free again"
         )
-        return result
+        return account
+
+
+def _told(found: Found) -> str:
+    decades = f"{found.log10_e_milli / 1000:.1f}"
+    return (
+        f"{found.mismatches} of {found.tokens} tokens of {found.answers} answers differ from what the model"
+        f" draws, evidence of cheating 10^{decades} to 1: {found.stage.name.lower()}"
+    )
 
 
 def _network(identity: Identity) -> LibP2PNetwork:

@@ -119,7 +119,7 @@ def _try(engine: Literal["auto", "anvil", "python"], *, as_json: bool) -> None:
             )
         )
     if as_json:
-        write_json({**dataclasses.asdict(result), "agrees": result.agrees})
+        write_json({**dataclasses.asdict(result), "agrees": result.agrees, "is_caught": result.is_caught})
     else:
         for word, micros in (
             ("asked for in receipts", result.due_micros),
@@ -131,6 +131,10 @@ def _try(engine: Literal["auto", "anvil", "python"], *, as_json: bool) -> None:
             click.echo(f"{word.ljust(22)} {format_usd(micros)} USD")
     if not result.agrees:
         raise Refused("ledger_damaged", "the accounts above differ: that is a defect, please report it")
+    if not result.is_caught:
+        raise Refused(
+            "engine_failed", "the seller was accused while it was honest, or not caught: please report it"
+        )
 
 
 def _stop(stopping: threading.Event) -> None:
