@@ -107,6 +107,9 @@ class FakeChecks:
         self.checked.append((seller, wait))
         return {"asked": len(self.lines), "sellers": await self.sellers(seller)}
 
+    async def ask_peer(self, peer: str, file: str, *, evidence: str) -> Mapping[str, object]:
+        return {"reader": peer, "evidence": evidence}
+
     async def forgive(self, seller: str) -> Mapping[str, object]:
         self.pairs = [one for one in self.pairs if one["seller"] != seller]
         return {"seller": seller, "models": 1}

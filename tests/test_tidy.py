@@ -39,9 +39,9 @@ STDLIB = frozenset(sys.stdlib_module_names)
 # clock, entropy, a file or a socket may not.
 PURE_STDLIB = frozenset(
     """
-    __future__ abc array base64 binascii bisect codecs collections contextlib copy dataclasses decimal difflib enum
-    fractions functools hashlib heapq hmac html ipaddress itertools json math numbers operator re statistics
-    string struct textwrap types typing unicodedata urllib.parse zlib
+    __future__ abc array base64 binascii bisect codecs collections contextlib copy dataclasses decimal
+    difflib enum fractions functools hashlib heapq hmac html ipaddress itertools json math numbers
+    operator re statistics string struct textwrap types typing unicodedata urllib.parse zlib
     """.split()  # noqa: SIM905 - a list of names reads better than a list of strings
 )
 PURE_LAYERS = {"market", "verify", "node.core"}

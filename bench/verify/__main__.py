@@ -49,9 +49,6 @@ from unhosted.verify.noise import NoiseTable, Rule
 HONEST_TOKENS, CHEAT_TOKENS = 5_000, 5_000
 """Of each seller: eleven honest ones make 50,000."""
 
-ELSEWHERE = ("usual", "cache q8_0", "no flash attention", "other library 1")
-"""Sellers that the other checkers read as well; the rest differ from `usual` by less than these."""
-
 RECORDED: Mapping[Rule, frozenset[str]] = MappingProxyType(
     {
         "statistical": frozenset(
@@ -106,16 +103,16 @@ def main() -> int:
 def _honest_pairs(facts: Facts, sellers: Sequence[Served], libraries: Sequence[Path]) -> list[Pair]:
     """By the statistical rule under each checker, and by the exact one where the product would use it."""
     found = list(pairs(facts, sellers, STATISTICAL, "statistical"))
-    elsewhere = [seller for seller in sellers if seller.setting.name in ELSEWHERE]
     for checker in (NO_FLASH, *(other_library(path) for path in libraries[:1])):
-        found += pairs(facts, elsewhere, checker, "statistical")
+        alike = [seller for seller in sellers if seller.setting.name in ("usual", checker.engine.name)]
+        found += pairs(facts, alike, checker, "statistical")
     exact: dict[CheckerSetting, list[Served]] = {}
     for seller in sellers:
-        as_sold = exact_checker(facts, seller)
-        if as_sold is not None:
-            exact.setdefault(as_sold, []).append(seller)
-    for alike, members in exact.items():
-        found += pairs(facts, members, alike, "exact")
+        way = exact_checker(facts, seller)
+        if way is not None:
+            exact.setdefault(way, []).append(seller)
+    for as_sold, members in exact.items():
+        found += pairs(facts, members, as_sold, "exact")
     return found
 
 

@@ -23,9 +23,10 @@ from unhosted.verify.noise import NoiseTable, Rule
 from unhosted.verify.observations import Observations
 
 STATISTICAL = CheckerSetting(name="usual", engine=USUAL)
+OTHER_LIBRARY = "other library 1"
 NO_FLASH = CheckerSetting(
     name="no flash attention",
-    engine=replace(USUAL, flash_attention=False),
+    engine=replace(USUAL, name="no flash attention", flash_attention=False),
     replay=Replay(flash_attention=False),
 )
 

@@ -119,6 +119,25 @@ def test_an_early_end_proves_nothing_where_the_context_may_have_been_full() -> N
         assert not fault.is_proof and proofs([fault]) == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("ids_after_end", replace(ENDED, end_positions=(2, 4))),
+        ("went_on_after_stop", replace(STOPPED, text_spelled="a b END c", text_before_last="a b END")),
+        ("stop_without_reason", replace(ENDED, end_positions=())),
+        ("text_differs", replace(ENDED, text_delivered="else")),
+    ],
+)
+def test_what_rests_on_the_library_is_no_proof_against_a_seller_of_another_build(
+    name: str, answer: Answer
+) -> None:
+    """Each version of it knows other ids for ends, and spells some otherwise: an honest seller goes on after
+    an id that only the reader's library takes for an end."""
+    for is_same in (True, False):
+        (fault,) = check_answer(replace(answer, is_same_library=is_same))
+        assert (fault.name, fault.is_proof) == (name, is_same)
+
+
 def test_an_end_id_that_does_not_end_is_a_token_like_any_other() -> None:
     asked = replace(FULL, ignore_eos=True, end_positions=(2,), margin_mlogit=(0, 0, 90_000, 0, 0))
     assert check_answer(asked) == ()

@@ -109,8 +109,10 @@ async def _open_node(
         ),
         models=own_facts.models,
         loaded=engines.loaded,
+        engines=engines,
     )
     node = AppNode(config, name=name, store=store, engines=engines, own_facts=own_facts, trusted=trusted)
+    node.checks.ask_for_word = trusted.ask_for_word
     async with plain_nursery() as nursery:
         await nursery.start(engines.run)
         await nursery.start(own_facts.keep_fresh)

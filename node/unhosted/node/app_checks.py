@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -21,7 +21,9 @@ from unhosted.node.core.inference import Engines
 from unhosted.verify.verdicts import Stage
 
 if TYPE_CHECKING:  # a node that never bought anything does without
+    from unhosted.node.core.evidence_wire import EvidenceHash
     from unhosted.node.shell.checking.service import CheckingService
+    from unhosted.node.shell.checking.third_party import Answered
     from unhosted.node.shell.money.kept_answers import KeptAnswers
     from unhosted.node.shell.money.kept_words import KeptAnswer
 
@@ -39,6 +41,10 @@ EVIDENCE_ANSWERS_MAX = 64
 """Opened in one file, the heaviest first."""
 
 
+AskForWord: TypeAlias = "Callable[[str, bytes, EvidenceHash], Awaitable[Answered]]"
+"""`app_trusted.TrustedRing.ask_for_word`."""
+
+
 class CheckDesk:
     """Implements `core.service.ChecksPage`. Without `run`, or before anything was bought, it only shows."""
 
@@ -47,6 +53,7 @@ class CheckDesk:
         self._service: CheckingService | None = None
         self._kept: KeptAnswers | None = None
         self._wanted = trio.Event()
+        self.ask_for_word: AskForWord | None = None
 
     def stage_of(self, seller: str, model: bytes) -> Stage:
         """For the router, and for who authorises pay; clear while nothing is known."""
@@ -169,6 +176,26 @@ class CheckDesk:
         for key in pairs:
             await self._service.forgive(key)
         return {"seller": found.seller, "models": len(pairs)}
+
+    async def ask_peer(self, peer: str, file: str, *, evidence: str) -> views.Shown:
+        from unhosted.market.faults import RemoteFault
+        from unhosted.node.core.evidence_wire import evidence_hash
+        from unhosted.node.shell.evidence.files import read_evidence
+
+        if self.ask_for_word is None:
+            raise Refused("not_supported", "peers are asked by a node: start one with `unhosted serve`")
+        _, data = await trio.to_thread.run_sync(read_evidence, Path(file))
+        named = evidence_hash(data)
+        if named.hex() != evidence:
+            raise Refused(
+                "digest_mismatch",
+                f"{file} is another file by now ({named.hex()[:8]}) than was agreed to ({evidence[:8]})",
+            )
+        try:
+            answered = await self.ask_for_word(peer, data, named)
+        except RemoteFault as fault:
+            raise Refused("peer_unreachable", f"{peer} broke the rules: {fault.message}") from None
+        return views.word(answered.vote, answered.signed)
 
     async def _unread(self, kept: KeptAnswers, seller: str | None) -> list[KeptAnswer]:
         lines = await kept.summaries(WANTED_MAX, seller=seller)

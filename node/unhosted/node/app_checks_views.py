@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from unhosted.market.receipts import decode_response
+from unhosted.market.signed import Signed
 from unhosted.node.core.checks_pairs import sentence
 from unhosted.node.core.checks_words import Pair, PairKey, State
+from unhosted.node.core.confirmations import Vote
 from unhosted.node.core.errors import Refused
 from unhosted.node.shell.checking.book import BookView
 from unhosted.node.shell.checking.rows import CheckedLine
@@ -16,7 +18,7 @@ from unhosted.node.shell.money.kept_words import ReceiptLine
 from unhosted.verify.eprocess import log10_e_milli, peak_log10_e_milli
 from unhosted.verify.verdicts import Stage, response_of
 
-__all__ = ["BookView", "Shown", "counters", "matching", "receipts", "seller_of", "sellers"]
+__all__ = ["BookView", "Shown", "counters", "matching", "receipts", "seller_of", "sellers", "word"]
 
 Shown = dict[str, Any]
 
@@ -183,3 +185,19 @@ def _next(key: PairKey, pair: Pair, name: str | None, files: Sequence[str]) -> s
 
 def _is_part(peer: str, text: str) -> bool:
     return len(text) >= ID_CHARS_MIN and (peer.startswith(text) or peer.endswith(text))
+
+
+def word(vote: Vote, signed: Signed) -> Shown:
+    """A reader's word on evidence, and what it signed, so that others can check that it did."""
+    return {
+        "reader": vote.reader,
+        "host": vote.host,
+        "evidence": vote.evidence.hex(),
+        "verdict": "convicts" if vote.convicts else "clear",
+        "left_log10_e_milli": vote.left_milli,
+        "is_proven": vote.is_proven,
+        "engine_class": vote.engine_class,
+        "check": vote.check,
+        "body": signed.body.hex(),
+        "signature": signed.signature.hex(),
+    }

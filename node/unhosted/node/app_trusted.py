@@ -14,7 +14,7 @@ import trio
 from unhosted.node.config import Config
 from unhosted.node.core.asks import Answering
 from unhosted.node.core.errors import LocalFault, Refused
-from unhosted.node.core.inference import LoadedModel
+from unhosted.node.core.inference import Engines, LoadedModel
 from unhosted.node.core.peering import Capabilities, ModelFacts, PeerId, PeerStatus, PeerUnreachable
 from unhosted.node.core.service import PairingView
 from unhosted.node.shell.models.store import ModelStore
@@ -23,12 +23,17 @@ from unhosted.node.version import installed_version
 
 if TYPE_CHECKING:
     from unhosted.node.app_trusted_parts import Parts
+    from unhosted.node.core.evidence_wire import EvidenceHash
+    from unhosted.node.shell.checking.third_party import Answered
     from unhosted.node.shell.transfer.fetch import PeerModels
 
 log = logging.getLogger(__name__)
 
 AGAIN_FIRST_S, AGAIN_MAX_S = 5.0, 300.0
 """Before the ring is started again; longer each time, for what ended it may come back at once."""
+
+ASK_CONNECT_S = 15.0
+"""To a peer that is to read evidence: the user waits."""
 
 Observer = Callable[[PeerId, bool, str], None]
 """Told when a peer was heard of (True), and when it was lost or not reached (False) and why."""
@@ -82,8 +87,9 @@ class TrustedRing:
         answering: Answering,
         models: Callable[[], tuple[ModelFacts, ...]],
         loaded: Callable[[], tuple[LoadedModel, ...]],
+        engines: Engines | None = None,
     ) -> None:
-        """answering: this machine's, with the priority of peers."""
+        """answering: this machine's, with the priority of peers. engines: to read evidence for them with."""
         self.changes = Changes()
         self.on_observed: Observer = lambda peer, heard, why: None
         self.why_off = _why_off(config)
@@ -93,6 +99,7 @@ class TrustedRing:
         self._answering = answering
         self._models = models
         self._loaded = loaded
+        self._engines = engines
         self._parts: Parts | None = None
         self._draining = False
 
@@ -166,6 +173,7 @@ class TrustedRing:
             unix_s=lambda: int(time.time()),
             on_observed=lambda peer, heard, why: self.on_observed(peer, heard, why),
             on_change=self.changes.note,
+            engines=self._engines,
         )
         async with open_parts(needs) as parts:
             parts.presence.set_draining(self._draining)  # what the owner asked for outlives a restart
@@ -263,6 +271,22 @@ class TrustedRing:
         await trio.to_thread.run_sync(book.set_capabilities, found.peer, capabilities)
         self.changes.note()
         return self.status(found.peer)
+
+    async def ask_for_word(self, text: str, data: bytes, evidence: EvidenceHash) -> Answered:
+        """Have a paired peer read evidence again. evidence: what the user just agreed to show it.
+
+        Raises: Refused; RemoteFault of a peer that breaks the rules.
+        """
+        from unhosted.node.core.check_protocol import Consent
+
+        parts = self.parts
+        found = parts.book.find(text)
+        try:
+            await parts.finder.ensure(found.peer, timeout_s=ASK_CONNECT_S)
+        except PeerUnreachable as error:
+            raise Refused("peer_unreachable", f"{found.name} cannot be reached: {error}") from None
+        consent = Consent(evidence=evidence, peer=found.peer, given_ns=time.time_ns())
+        return await parts.asker.ask(data, consent)
 
     def set_draining(self, draining: bool) -> None:
         self.parts.presence.set_draining(draining)

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import trio
 
+from unhosted.node.app_calibrate import calibration_store
 from unhosted.node.config import Config
 from unhosted.node.core.allowance import utc_day
 from unhosted.node.core.asks import Answering
+from unhosted.node.core.inference import Engines
 from unhosted.node.core.peering import Capabilities, ModelFacts, PeerFacts, PeerId
+from unhosted.node.shell.checking.third_party import Asker, CheckServer
 from unhosted.node.shell.discovery.finder import Finder
+from unhosted.node.shell.evidence.tables import table_for
 from unhosted.node.shell.models.store import ModelStore
 from unhosted.node.shell.nurseries import plain_nursery
-from unhosted.node.shell.peers.identity import load_identity
+from unhosted.node.shell.peers.identity import Identity, load_identity
 from unhosted.node.shell.peers.network import LibP2PNetwork
 from unhosted.node.shell.peers.punch import Puncher
 from unhosted.node.shell.peers.relay import Relay
@@ -41,7 +45,7 @@ class Needs:
     """What the ring takes from the rest of the node. answering: with the priority of peers.
 
     on_observed: a paired peer was heard of, or lost (and why). on_change: of peers or pairings; called in
-    the loop's thread.
+    the loop's thread. engines: to read evidence with for peers; None: nothing is read for them.
     """
 
     config: Config
@@ -54,6 +58,7 @@ class Needs:
     unix_s: Callable[[], int]
     on_observed: Callable[[PeerId, bool, str], None]
     on_change: Callable[[], None]
+    engines: Engines | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ class Parts:
     presence: OwnPresence
     models: PeerModels
     mapping: PortMapping | None
+    asker: Asker
 
     def outside(self) -> Reach | None:
         """What became of asking the router; None if it is not asked."""
@@ -89,6 +95,8 @@ async def open_parts(needs: Needs) -> AsyncIterator[Parts]:
                 agent=f"unhosted/{needs.version}",
             )
             await nursery.start(network.run)
+            if config.check_for_peers and needs.engines is not None:
+                await _serve_checks(config, needs.engines, book, identity, network)
             yield await _start_rest(needs, book, network, port, nursery.start)
             nursery.cancel_scope.cancel()
     finally:
@@ -129,6 +137,7 @@ async def _start_rest(needs: Needs, book: PeerBook, network: LibP2PNetwork, port
         pairings=pairings,
         presence=presence,
         models=PeerModels(network, sources=partial(_sources, network, book, links)),
+        asker=Asker(network),
         mapping=await _map_ports(config, network, (port, sideband.port), start),
     )
 
@@ -193,6 +202,20 @@ async def _start_serving(
     models.start()
     for run in (presence.run, sideband.run, serving.run, models.run):
         await start(run)
+
+
+async def _serve_checks(
+    config: Config, engines: Engines, book: PeerBook, identity: Identity, network: LibP2PNetwork
+) -> None:
+    """Evidence read again for paired peers that may ask for work here at all."""
+    tables = await trio.to_thread.run_sync(calibration_store, config)
+
+    def may_ask(peer: PeerId) -> bool:
+        capabilities = _capabilities(book, peer)
+        return capabilities is not None and capabilities.may_ask
+
+    server = CheckServer(identity, engines, lambda model: partial(table_for, tables, model), may_ask=may_ask)
+    server.start(network)
 
 
 async def _watch_connections(

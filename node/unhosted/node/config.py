@@ -100,6 +100,7 @@ class Config:
     peers_relay: bool = True
     peers_quiet_hours: str = ""
     peers_pause_when_busy: bool = False
+    check_for_peers: bool = False
     chain_name: str = "base"
     chain_rpc_urls: tuple[str, ...] = field(default=(), repr=False)
     wallet_keystore: str = ""
@@ -225,6 +226,7 @@ KEYS: tuple[Key, ...] = (
     _peers("relay", flag, "carry encrypted traffic between machines that are paired with this one"),
     _peers("quiet-hours", hours, "local time without work for others, such as 22:00-07:00"),
     _peers("pause-when-busy", flag, "no work for others while this machine is used"),
+    _within("check", "for-peers", flag, "read evidence again for paired machines, and sign what that shows"),
     _key("log_level", choice("debug", "info", "warning", "error"), "how much `serve` writes to stderr"),
 )
 KEY_BY_FLAT_NAME = {_flat(key.name): key for key in KEYS}

@@ -21,7 +21,7 @@ from unhosted.verify.noise import NoiseTable
 from unhosted.verify.observations import Observations
 
 TIMEOUT_S = 120
-ANSWERS, TOKENS = 5, 56
+ANSWERS, TOKENS = 4, 40
 
 
 def default_model() -> bytes:
@@ -49,11 +49,15 @@ def test_the_default_model_has_tables_and_others_have_none(tmp_path: Path) -> No
     assert store.find_table(MODEL, "a", "b", build="") is None
 
 
-def test_every_shipped_table_loses_on_honest_tokens_and_catches_every_control(tmp_path: Path) -> None:
+def test_every_shipped_table_loses_on_honest_tokens_and_catches_what_it_must(tmp_path: Path) -> None:
     rows = [row for sheet in CalibrationStore(tmp_path, own_keys=()).sheets() for row in sheet.rows]
-    assert all(row.table.held_out_growth_nnat < 0 for row in rows)
-    assert all(row.tokens >= 1_500 for row in rows)
-    assert [(row.settings, one.name) for row in rows for one in row.controls if one.needed is None] == []
+    assert all(row.table.held_out_growth_nnat < 0 and row.tokens >= 2_000 for row in rows)
+    for row in rows:
+        needed = {one.name: one.needed for one in row.controls}
+        # A temperature 0.2 too high is near the noise of engines that round apart, and no limit of a table.
+        late = {name for name, tokens in needed.items() if tokens is None}
+        assert late <= ({"0.2 hotter"} if row.table.rule == "statistical" else set()), row.settings
+        assert (needed["other seed"] or 0) in range(1, 60)
 
 
 @pytest.mark.slow

@@ -9,15 +9,18 @@ from unhosted.node.core.checks import step
 from unhosted.node.core.checks_words import (
     JOBS_MAX,
     PAIRS_MAX,
+    PROMPT_BYTES,
     CheckDone,
     CheckFailed,
     CheckWanted,
+    CountPrompt,
     Effect,
     Event,
     Findings,
     Limits,
     MakeEvidence,
     PairKey,
+    Prompt,
     ReceiptCame,
     Record,
     RunChecks,
@@ -101,6 +104,8 @@ class World:
     told: list[Tell] = field(default_factory=list)
     reads: list[ToRead] = field(default_factory=list)
     batches: int = 0
+    prompts: dict[RequestId, bytes] = field(default_factory=dict)
+    counted: set[tuple[PairKey, Prompt]] = field(default_factory=set)
 
     def happens(self, event: Event) -> tuple[Effect, ...]:
         self.state, effects = step(self.state, event, self.now_ns)
@@ -108,6 +113,8 @@ class World:
             match effect:
                 case Record():
                     self.records.setdefault(effect.request_id, []).append(effect)
+                case CountPrompt():
+                    self.counted.add((effect.pair, effect.prompt))
                 case StageChanged():
                     self.changes.append(effect)
                 case MakeEvidence():
@@ -122,7 +129,20 @@ class World:
 
     def done(self, findings: Findings, *, index: int = 0) -> ToRead:
         read = self.reads.pop(index)
-        self.happens(CheckDone(request_id=read.request_id, findings=findings))
+        return self.finished(read, findings)
+
+    def finished(self, read: ToRead, findings: Findings) -> ToRead:
+        """Each answer is to another prompt, unless `prompts` says otherwise."""
+        pair = self.state.jobs[read.request_id].pair if read.request_id in self.state.jobs else PAIR
+        prompt = Prompt(self.prompts.get(read.request_id, read.request_id[:PROMPT_BYTES]))
+        self.happens(
+            CheckDone(
+                request_id=read.request_id,
+                findings=findings,
+                prompt=prompt,
+                is_repeat=(pair, prompt) in self.counted,
+            )
+        )
         return read
 
     def failed(self, *, may_retry: bool, why: str = "no memory") -> ToRead:

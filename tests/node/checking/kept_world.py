@@ -37,7 +37,7 @@ def answer_of(
     number: int,
     *,
     model: bytes = bytes(range(32)),
-    prompt_ids: tuple[int, ...] = (5, 6, 7),
+    prompt_ids: tuple[int, ...] | None = None,
     output_ids: tuple[int, ...] = (1, 2, 3, 4),
     sampling: Sampling | None = None,
     facts: EngineFacts | None = FACTS,
@@ -46,7 +46,8 @@ def answer_of(
     wish: Wish = "auto",
     seller: PeerText = SELLER,
 ) -> KeptAnswer:
-    """One whose roots and counts agree; nobody checks its signatures here."""
+    """One whose roots and counts agree, each to a prompt of its own; nobody checks its signatures here."""
+    prompt_ids = (5, 6, 7 + number) if prompt_ids is None else prompt_ids
     mark = hashlib.blake2b(number.to_bytes(8, "big"), digest_size=32).digest()
     sampling = sampling or Sampling(params=SamplingParams(seed=mark))
     terms = Terms(

@@ -22,6 +22,7 @@ from unhosted.node.core.checks_pairs import is_accused, sentence
 from unhosted.node.core.checks_queue import RETRY_NS, wake_at_ns
 from unhosted.node.core.checks_words import (
     ATTEMPTS_MAX,
+    PROMPT_BYTES,
     Findings,
     Forgiven,
     PairKey,
@@ -211,6 +212,46 @@ def test_failures_of_ours_are_retried_and_then_recorded_without_blame() -> None:
     world.done(clean())
     assert world.last(0).status == "checked"
     assert world.state.pairs[PAIR].history.receipts == 1
+
+
+def test_one_unlucky_prompt_that_is_bought_again_and_again_convicts_nobody() -> None:
+    """An honest engine's flips are the same each time: a hundred of them are one."""
+    world = World()
+    for number in range(100):
+        world.prompts[request_id(number)] = b"p" * PROMPT_BYTES
+        world.happens(came(number))
+        world.done(cheated(wrong=6))
+    pair = world.state.pairs[PAIR]
+    assert (pair.evidence.tokens, pair.evidence.mismatches) == (50, 6)
+    assert world.last(99).status == "checked"
+    assert "counted before" in world.last(99).why
+    assert (pair.stage, len(pair.suspects)) == (Stage.WATCH, 1)
+    assert pair.history.checked == 1, "what is no evidence ends no probation"
+
+
+def test_a_repeated_prompt_counts_for_another_seller_and_its_proofs_count_for_all() -> None:
+    world, other = World(), PairKey(seller="s2", model=MODEL)
+    for number, pair in enumerate((PAIR, other, PAIR)):
+        world.prompts[request_id(number)] = b"p" * PROMPT_BYTES
+        world.happens(came(number, pair=pair))
+        findings = clean() if number < 2 else replace(clean(), faults=(PROOF,))
+        world.done(findings)
+    assert world.state.pairs[other].evidence.tokens == 50
+    assert world.last(2).status == "faulty"
+    assert world.state.pairs[PAIR].stage is Stage.HOLD
+    assert world.reads[0].is_second
+    world.done(replace(cheated(), faults=(PROOF,)))
+    assert world.state.pairs[PAIR].stage is Stage.CONVICT
+    assert world.state.pairs[PAIR].confirming == EvidenceState()
+
+
+def test_a_prompt_whose_answer_could_not_be_judged_still_counts_later() -> None:
+    world = World()
+    for number in range(2):
+        world.prompts[request_id(number)] = b"p" * PROMPT_BYTES
+        world.happens(came(number))
+        world.done(clean() if number else replace(clean(), table=None))
+    assert world.state.pairs[PAIR].evidence.tokens == 50
 
 
 def test_the_user_asks_for_one_that_was_not_drawn() -> None:

@@ -24,6 +24,7 @@ class FakeEngines:
     """Reads as it is told. `refuses`: by the first id of an output. `asked`: requests, as they came."""
 
     refuses: dict[int, Refused] = field(default_factory=dict)
+    context_tokens: int | None = None
     out_of_range: int | None = None
     end_positions: tuple[int, ...] = ()
     asked: list[tuple[str, tuple[CheckRequest, ...]]] = field(default_factory=list)
@@ -34,6 +35,11 @@ class FakeEngines:
     async def check(self, model: str, requests: Sequence[CheckRequest]) -> tuple[CheckedAnswer, ...]:
         self.asked.append((model, tuple(requests)))
         for request in requests:
+            tokens = len(request.prompt_ids) + len(request.output_ids)
+            if self.context_tokens is not None and tokens > self.context_tokens:
+                raise Refused(
+                    "context_length_exceeded", "too long", details={"context_tokens": self.context_tokens}
+                )
             if request.output_ids[0] in self.refuses:
                 raise self.refuses[request.output_ids[0]]
         return tuple(
@@ -83,15 +89,18 @@ def test_only_a_prefix_is_read_where_no_more_is_wanted_and_its_end_is_not_judged
     assert found.faults == ()
 
 
-def test_a_stop_without_an_end_is_a_proof_and_what_lies_beyond_the_signature_is_not_read() -> None:
+def test_a_stop_without_an_end_is_a_proof_and_what_nobody_signed_is_read_all_the_same() -> None:
     engines = FakeEngines()
     (found,) = read(engines, answer_of(0, finish="stop"))
     assert isinstance(found, Findings)
     assert [fault.name for fault in found.faults] == ["stop_without_reason"]
     cut = replace(answer_of(1), receipt=None)
-    assert cut.proven_tokens == 0
     wrong = replace(answer_of(2), fault="it counts 5 tokens")
-    assert wrong.proven_tokens == 0
+    for unsigned in (cut, wrong):
+        assert unsigned.proven_tokens == 0
+        (found,) = read(engines, unsigned)
+        assert isinstance(found, Findings)
+        assert engines.asked[-1][1][0].output_ids == unsigned.output_ids
 
 
 def test_an_id_that_the_model_does_not_have_is_a_proof_without_a_table() -> None:
@@ -106,6 +115,23 @@ def test_one_answer_that_cannot_be_read_does_not_keep_the_others_from_it() -> No
     results = read(engines, answer_of(0), answer_of(1, output_ids=(9, 9, 9, 9)), answer_of(2))
     assert [isinstance(one, Findings) for one in results] == [True, False, True]
     assert results[1] == NotRead(why="too long for this machine", may_retry=False)
+
+
+def test_an_answer_that_the_model_cannot_hold_is_read_as_far_as_it_can() -> None:
+    """A seller would be free of checks by sending more than the context holds."""
+    engines = FakeEngines(context_tokens=6)
+    results = read(engines, answer_of(0, output_ids=(1, 2)), answer_of(1, finish="stop"))
+    assert [one.seen.tokens if isinstance(one, Findings) else one for one in results] == [2, 3]
+    assert isinstance(results[1], Findings) and results[1].faults == ()
+    (found,) = read(FakeEngines(context_tokens=3), answer_of(0))
+    assert found == NotRead(why="too long", may_retry=False)
+
+
+def test_ids_after_an_end_are_no_proof_against_a_seller_with_another_library() -> None:
+    for build, is_proof in ((FACTS.build, True), ("cd" * 32, False)):
+        (found,) = read(FakeEngines(end_positions=(1,)), answer_of(0, facts=replace(FACTS, build=build)))
+        assert isinstance(found, Findings)
+        assert [(one.name, one.is_proof) for one in found.faults] == [("ids_after_end", is_proof)]
 
 
 def test_a_busy_engine_is_asked_again_later_and_a_missing_model_is_not() -> None:

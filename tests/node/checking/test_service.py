@@ -12,8 +12,19 @@ import trio
 from tests.node.checking.checks_world import cheated, clean
 from tests.node.checking.kept_world import SELLER, MemoryAnswers, answer_of
 from unhosted.market.ids import RequestId
-from unhosted.node.core.checks_words import Findings, Limits, MakeEvidence, PairKey, StageChanged, ToRead
+from unhosted.node.core.checks_words import (
+    PROMPT_BYTES,
+    Findings,
+    Forgiven,
+    Limits,
+    MakeEvidence,
+    PairKey,
+    Prompt,
+    StageChanged,
+    ToRead,
+)
 from unhosted.node.core.errors import Refused
+from unhosted.node.shell.checking import rows
 from unhosted.node.shell.checking.book import CheckBook, open_book, read_book
 from unhosted.node.shell.checking.reading import NotRead
 from unhosted.node.shell.checking.rows import CHECKS_KIND
@@ -114,6 +125,34 @@ def test_a_conviction_takes_two_readings_and_is_told_again_at_the_next_start(tmp
     run_once(tmp_path / "checks.db", kept, reader, again)
     assert again.stages[0].after is Stage.CONVICT
     assert [made.pair for made in again.evidence] == [PAIR]
+
+
+def test_a_prompt_is_known_again_in_later_lives_until_the_seller_is_forgiven(tmp_path: Path) -> None:
+    kept, reader, path = MemoryAnswers(), FakeReader(always=clean(50)), tmp_path / "checks.db"
+    output_ids = tuple(range(50))
+    kept.keep(answer_of(0, prompt_ids=(5, 6), output_ids=output_ids))
+    run_once(path, kept, reader)
+    kept.keep(
+        answer_of(1, prompt_ids=(5, 6), output_ids=output_ids),
+        answer_of(2, prompt_ids=(5, 7), output_ids=output_ids),
+        answer_of(3, prompt_ids=(5, 7), output_ids=output_ids),
+    )
+    book = run_once(path, kept, reader)
+    assert len(reader.reads) == 4
+    assert book.state.pairs[PAIR].evidence.tokens == 100
+    with open_book(path, LIMITS, now_ns=NOW_NS) as book:
+        book.apply(Forgiven(pair=PAIR), now_ns=NOW_NS)
+    kept.keep(answer_of(4, prompt_ids=(5, 6), output_ids=output_ids))
+    assert run_once(path, kept, reader).state.pairs[PAIR].evidence.tokens == 50
+
+
+def test_prompts_are_forgotten_by_their_last_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "PROMPTS_MAX", 2)
+    a, b, c = (Prompt(bytes([mark]) * PROMPT_BYTES) for mark in range(3))
+    with closing(open_database(tmp_path / "checks.db", CHECKS_KIND)) as database:
+        for prompt in (a, b, a, c):
+            rows.write_prompt(database, PAIR, prompt)
+        assert [rows.has_prompt(database, PAIR, one) for one in (a, b, c)] == [True, False, True]
 
 
 def test_what_cannot_be_read_here_is_said_and_blames_nobody(tmp_path: Path) -> None:

@@ -147,3 +147,10 @@ def test_an_answer_that_cannot_end_is_not_sold() -> None:
     assert check_verifiable(Sampling()) is None
     fault = check_verifiable(Sampling(ignore_eos=True))
     assert fault is not None and fault.reason == Reason.WRONG_TERMS
+
+
+def test_a_penalty_that_multiplies_the_noise_between_engines_is_not_sold() -> None:
+    """Divided by 0.1, the noise of an honest engine shows tenfold: a buyer could accuse it of anything."""
+    for penalty, is_sold in ((0.1, False), (0.79, False), (0.8, True), (1.3, True)):
+        params = SamplingParams(repeat_penalty=penalty)
+        assert (check_verifiable(Sampling(params=params)) is None) == is_sold

@@ -41,9 +41,9 @@ def aborting_tokens(request: CheckRequest, start: int, stop: int) -> tuple[int, 
 
 
 whole_tokens = checker._tokens
-checker._tokens = aborting_tokens
-runner.LlamaRunner = AbortingRunner  # type: ignore[misc]
-llama.Model = AbortingModel  # type: ignore[misc]
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # not where a test asks for the poison's name
+    checker._tokens = aborting_tokens
+    runner.LlamaRunner = AbortingRunner  # type: ignore[misc]
+    llama.Model = AbortingModel  # type: ignore[misc]
     child.main()

@@ -8,6 +8,7 @@ from unhosted.node.core.engine_facts import Replay
 from unhosted.node.core.inference import CheckRequest
 from unhosted.node.shell.engine.check_plan import (
     OUTPUT_BYTES_MAX,
+    ROWS_MAX,
     ROWS_MIN,
     SEQUENCES_MAX,
     Piece,
@@ -15,6 +16,7 @@ from unhosted.node.shell.engine.check_plan import (
     cells_of,
     next_pieces,
     outputs_max,
+    rows_at_once,
     rows_of,
     sequences_of,
 )
@@ -114,3 +116,12 @@ def test_logits_of_one_computation_are_bounded(n_vocab: int) -> None:
     rows = outputs_max(n_vocab)
     assert rows >= SEQUENCES_MAX  # the library wants room for one row of each sequence
     assert rows == SEQUENCES_MAX or rows * n_vocab * 4 <= OUTPUT_BYTES_MAX
+
+
+def test_a_computation_is_short_enough_to_wait_for() -> None:
+    assert [rows_at_once(n) for n in (1_000, 135_000_000, 500_000_000, 8_000_000_000)] == [
+        ROWS_MAX,
+        128,
+        32,
+        ROWS_MIN,
+    ]

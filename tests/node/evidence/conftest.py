@@ -39,7 +39,7 @@ class Files:
     """model: the one that was sold. Each other one is evidence on the same prompts under one signed seed.
 
     honest: with a report that says otherwise. cheap, ended: the same engine's readings of answers of another
-    model, and of one that goes on after its end.
+    model, and of one that goes on after its end; ended_elsewhere: by a seller with another library.
     """
 
     model: Path
@@ -48,6 +48,7 @@ class Files:
     wrong_seed: Path
     cheap: tuple[Evidence, tuple[ReadAnswer, ...]]
     ended: tuple[Evidence, tuple[ReadAnswer, ...]]
+    ended_elsewhere: tuple[Evidence, tuple[ReadAnswer, ...]]
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,12 @@ async def _files(folder: Path, model: Path, another: Path) -> Files:
         _, reseeded = await _answers(host, b"\x09" * 32)
         model_hash = bytes.fromhex(hash_file(model).blake3)
         padded = (*honest[0][:20], IM_END_ID, *honest[0][20:30])
-        ended = Channel(model=model_hash).sell(prompts[0], padded, params=SAMPLING, finish="cancelled")
+        ended, elsewhere = (
+            Channel(model=model_hash, facts=facts).sell(
+                prompts[0], padded, params=SAMPLING, finish="cancelled"
+            )
+            for facts in (host.facts, FACTS)
+        )
         write_evidence(folder / "honest.evidence", _slandered(_evidence(model_hash, prompts, honest)))
         write_evidence(folder / "seed.evidence", _evidence(model_hash, prompts, reseeded))
         return Files(
@@ -76,6 +82,7 @@ async def _files(folder: Path, model: Path, another: Path) -> Files:
             wrong_seed=folder / "seed.evidence",
             cheap=await _read(host, _evidence(model_hash, prompts, cheap)),
             ended=await _read(host, make_evidence([ended])),
+            ended_elsewhere=await _read(host, make_evidence([elsewhere])),
         )
 
 

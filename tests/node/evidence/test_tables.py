@@ -61,3 +61,9 @@ def test_what_nobody_measured_is_judged_by_gross_differences_alone(seller: Engin
     table = table_for(Measured(), MODEL, "exact", seller, OWN)
     assert table.is_gross
     assert set(table.mean_max_ppb) == {GROSS_MEAN_PPB}
+
+
+def test_a_seller_chooses_no_pair_by_what_it_says_of_the_weights() -> None:
+    """They are the file's, and the file is the one that the request names."""
+    tables = Measured(("statistical", engine_class(SELLER), engine_class(OWN)))
+    assert not table_for(tables, MODEL, "statistical", replace(SELLER, weights="q2_k"), OWN).is_gross

@@ -33,6 +33,7 @@ from unhosted.market.receipts import (
 from unhosted.market.roots import ids_root
 from unhosted.node.core.engine_facts import facts_hash
 from unhosted.node.shell.keys.signer import KeySigner, recover
+from unhosted.node.shell.money import paid_receipts
 from unhosted.node.shell.money.kept_answers import KeptAnswers
 from unhosted.node.shell.money.paid_answer import PaidAnswer
 from unhosted.node.shell.money.paid_wire import (
@@ -192,6 +193,28 @@ def test_a_receipt_that_contradicts_what_came_is_kept_as_what_it_is(
     against(tmp_path, sell, look)
 
 
+@pytest.mark.parametrize("finish", ["cut", "cancelled"])
+@pytest.mark.parametrize("signed_for", [0, 40])
+def test_an_answer_that_was_finished_is_not_signed_for_as_a_cut_one(
+    tmp_path: Path, finish: str, signed_for: int
+) -> None:
+    """Else nothing of it could be checked, and all of it was paid."""
+
+    async def sell(liar: Liar) -> None:
+        await liar.agree()
+        ask = await liar.work()
+        await liar.say(STATED, tokens(ask, 0, 40), ended(ask, 40))
+        await liar.say(receipt(ask, range(signed_for), finish=finish))
+
+    async def look(payer: Payer, kept: KeptAnswers, answer: PaidAnswer, why: str) -> None:
+        assert caught(payer) == [Reason.WRONG_RECEIPT]
+        assert answer.receipt is None
+        found = await kept.of_request(answer.terms.request_id)
+        assert found is not None and found.fault
+
+    against(tmp_path, sell, look)
+
+
 def test_a_receipt_of_another_key_is_nothing(tmp_path: Path) -> None:
     async def sell(liar: Liar) -> None:
         await liar.agree()
@@ -248,3 +271,29 @@ def test_a_second_receipt_for_a_request_is_proof_of_it(tmp_path: Path) -> None:
         assert len(await kept.chain(answer.terms.channel_id)) == 1
 
     against(tmp_path, sell, look)
+
+
+def test_a_seller_that_signs_nothing_at_the_end_is_not_paid_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short answers have no acknowledgement: without receipts they would be paid and never be checked."""
+    monkeypatch.setattr(paid_receipts, "RECEIPT_WAIT_S", 0)
+
+    async def main() -> None:
+        async def sell(liar: Liar) -> None:
+            await liar.agree()
+            for _ in range(2):
+                ask = await liar.work()
+                await liar.say(STATED, tokens(ask, 0, 40), ended(ask, 40))
+            await liar.listen()
+
+        async with with_liar(tmp_path, sell) as (payer, _, _):
+            async with asking(payer) as answer:
+                ids, _ = await read(answer)
+            assert len(ids) == 40
+            async with asking(payer) as answer:
+                ids, why = await read(answer)
+            assert "has no receipt" in why and not ids
+            assert caught(payer) == [Reason.WRONG_ORDER]
+
+    trio.run(main)

@@ -4,7 +4,9 @@ Two kinds of fault:
 
 - Proof. Two readers with the same request, receipt, ids and GGUF always agree on it: no logits and no noise
   are in it. An id outside the vocabulary, ids after the end, a count above what was asked, `length` before
-  the limit, `stop` without anything that stops, text that the ids do not spell.
+  the limit, `stop` without anything that stops, text that the ids do not spell. Which ids end a generation,
+  and what a control id spells, is the library's word more than the GGUF's: it knows some by their names, and
+  each version knows others. So what rests on that is proof only where seller and reader have one build.
 - Suspicion. Two readers may see it differently. An end before the limit without a reason is proof only where
   it is known that the seller's context had room for more. An end of generation that the model was far from
   drawing rests on logits: honest noise hardly ever does that, but mixtures of experts have rare jumps of many
@@ -61,7 +63,8 @@ class Answer:
     finish: as signed, or `cut` if the stream ended without a receipt. tokens_counted: as signed or
     acknowledged. tokens_max: of the request; None if it set no limit. room_tokens: how many output tokens the
     context that the seller signed (in its offer) leaves after the prompt; None if that is not known, and then
-    an early end may be a full context and proves nothing. is_constrained: a grammar was asked
+    an early end may be a full context and proves nothing. is_same_library: whether the seller states the very
+    build that the reader has, so that both know the same ids for ends. is_constrained: a grammar was asked
     for; at its end only an end id is allowed, so `ignore_eos` cannot be kept there. text_delivered: None if
     the seller sends ids alone, then the buyer spells them itself and nothing can differ. text_spelled: of
     all ids, stop text included. text_before_last: without the last id; None if nobody spelled it.
@@ -74,6 +77,7 @@ class Answer:
     tokens_counted: int
     tokens_max: int | None
     room_tokens: int | None = None
+    is_same_library: bool = True
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     is_constrained: bool = False
@@ -115,7 +119,9 @@ def check_answer(answer: Answer) -> tuple[HardFault, ...]:
     faults += [fault for fault in (_after_end(answer), _after_stop(answer)) if fault is not None]
     faults += [fault for fault in (_finish(answer), _text(answer)) if fault is not None]
     unlikely = _end_margin(answer)
-    return (*faults, unlikely) if unlikely is not None else tuple(faults)
+    if unlikely is not None:
+        faults.append(unlikely)
+    return tuple(sorted(faults, key=lambda fault: not fault.is_proof))
 
 
 def proofs(faults: Sequence[HardFault]) -> tuple[str, ...]:
@@ -135,10 +141,12 @@ def _after_end(answer: Answer) -> HardFault | None:
     first = answer.end_positions[0]
     if first == answer.output_tokens - 1:
         return None
-    return _proof(
-        "ids_after_end",
-        f"Token {first} ends the generation, and {answer.output_tokens - 1 - first} more were sent after it.",
-        first + 1,
+    return HardFault(
+        name="ids_after_end",
+        sentence=f"Token {first} ends the generation, and {answer.output_tokens - 1 - first} more were sent "
+        "after it.",
+        is_proof=answer.is_same_library,
+        position=first + 1,
     )
 
 
@@ -162,9 +170,11 @@ def _after_stop(answer: Answer) -> HardFault | None:
         went_on = rest > TOKEN_CHARS_MAX
     if not went_on:
         return None
-    return _proof(
-        "went_on_after_stop",
-        f"A stop text is complete after {span[1]} characters, and the output goes on for {rest} more.",
+    return HardFault(
+        name="went_on_after_stop",
+        sentence=f"A stop text is complete after {span[1]} characters, and the output goes on for {rest} "
+        "more.",
+        is_proof=answer.is_same_library,
     )
 
 
@@ -194,7 +204,8 @@ def _is_full(answer: Answer) -> bool:
 
 
 def _early(answer: Answer, name: FaultName, sentence: str) -> HardFault:
-    return HardFault(name=name, sentence=sentence, is_proof=answer.room_tokens is not None)
+    is_proof = answer.room_tokens is not None and (name != "stop_without_reason" or answer.is_same_library)
+    return HardFault(name=name, sentence=sentence, is_proof=is_proof)
 
 
 def _text(answer: Answer) -> HardFault | None:
@@ -208,7 +219,11 @@ def _text(answer: Answer) -> HardFault | None:
         return None
     if answer.finish in ("cut", "cancelled") and expected.startswith(answer.text_delivered):
         return None  # text lags behind ids by half a character or half a stop text
-    return _proof("text_differs", "The text that was delivered is not what the ids spell.")
+    return HardFault(
+        name="text_differs",
+        sentence="The text that was delivered is not what the ids spell.",
+        is_proof=answer.is_same_library,
+    )
 
 
 def _end_margin(answer: Answer) -> HardFault | None:

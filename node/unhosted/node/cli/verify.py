@@ -36,6 +36,9 @@ PLOT_CLIPS = 4
     type=click.Choice(sorted(EXPECTATIONS)),
     help="Fail with exit code 1 unless this is the verdict.",
 )
+@click.option("--ask", "peer", metavar="PEER", help="Have a paired machine read it, and not this one.")
+@click.option("--yes", "is_agreed", is_flag=True, help="With --ask: do not ask before prompts are sent.")
+@click.option("--port", type=click.IntRange(0, 65535), help="With --ask: port of the node.")
 @offline_option
 @json_option
 def verify(
@@ -45,13 +48,17 @@ def verify(
     appeal: bool,
     plot: Path | None,
     expect: str | None,
+    peer: str | None,
+    is_agreed: bool,
+    port: int | None,
     offline: bool | None,
     as_json: bool,
 ) -> int:
     """Run the evidence in FILE again, and say whether it convicts the seller.
 
     Nothing in it is believed but signatures: the tokens are read again on this machine, and judged by its own
-    calibration. It makes no connection, and needs the very model that the evidence is of.
+    calibration. It makes no connection, and needs the very model that the evidence is of. With --ask a paired
+    machine does it instead and signs what it found, once you have agreed to what it would see.
 
     Exit code 0: it ran, and the verdict is printed (either one); 1: the file contradicts itself, it cannot be
     run here, or --expect says otherwise.
@@ -60,7 +67,7 @@ def verify(
 
     from unhosted.node import app_verify
 
-    config = load_config(offline=offline)
+    config = load_config(offline=offline, port=port)
     opened = app_verify.open_evidence(file)
     if opened.faults:
         if as_json:
@@ -69,6 +76,10 @@ def verify(
         for fault in opened.faults:
             note(fault)
         raise Refused("invalid_request", f"{file} contradicts itself, so it proves nothing about anybody")
+    if peer is not None:
+        from unhosted.node.cli.verify_ask import ask
+
+        return ask(config, opened, peer, is_agreed=is_agreed, as_json=as_json)
     total = len(opened.evidence.answers)
     if not as_json:
         note(f"reading {opened.evidence.tokens:,} tokens again; nothing leaves this machine")

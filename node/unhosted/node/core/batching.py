@@ -7,8 +7,9 @@ from unhosted.node.core.errors import LocalFault
 
 OUTPUT_PIECE_TOKENS = 16
 """llama.cpp rounds alike when it decodes a token and when it reads it among up to 63 (quantized weights on
-CPUs, flash attention). So in small pieces an output goes on as if it had never been interrupted; read as one
-batch, half of the answers turned a token sooner or later. Three that go on at once stay below 63."""
+CPUs, flash attention, up to 256 cells of an f16 cache; `engine_facts` says where else). So in small pieces an
+output goes on as if it had never been interrupted; read as one batch, half of the answers turned a token
+sooner or later. Three that go on at once stay below 63."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@
    receipts, because evidence must not be added in an order that its content chose.
 3. Checking costs this machine a bounded number of tokens an hour, saved up to an hour's worth. What the user
    asked for by hand, and second readings, do not wait for that.
-4. A reading adds to the pair's evidence, once for each receipt. Evidence raises and lowers the stage
-   (`verify.verdicts`): check more, then hold pay and route elsewhere.
+4. A reading adds to the pair's evidence, once for each receipt and once for each prompt. Evidence raises
+   and lowers the stage (`verify.verdicts`): check more, then hold pay and route elsewhere.
 5. Nobody is convicted by one reading: when the evidence is there, the answers that weigh most are read again
    on other settings, and only when the second readings alone say the same, evidence is made. Until then the
    pair is held.
@@ -102,7 +102,7 @@ def _on_receipt(state: State, event: ReceiptCame, now_ns: int) -> Step:
         return state, ()
     pair = state.pairs.get(event.pair) or Pair(changed_ns=now_ns)
     if event.tokens_out == 0:
-        return state, (_not_drawn(event, "drawn", 0, "no token of it is under the seller's signature"),)
+        return state, (_not_drawn(event, "drawn", 0, "no token of it came"),)
     chance_ppm = rate_ppm(pair.history, pair.stage, due_micros=event.due_micros, wish=event.wish)
     how: How = "always" if event.wish == "always" else "drawn"
     if pair.history.is_on_probation and event.wish == "auto":
@@ -144,7 +144,7 @@ def _on_done(state: State, event: CheckDone, now_ns: int) -> Step:
     job, state = state.jobs[event.request_id], _without_job(state, event.request_id)
     pair = state.pairs[job.pair]
     outcome = pairs.after_reading(
-        pair, job, event.findings, now_ns=now_ns, is_more_coming=_has_second(state, job.pair)
+        pair, job, event, now_ns=now_ns, is_more_coming=_has_second(state, job.pair)
     )
     state = _with_pair(state, job.pair, outcome.pair)
     effects = list(outcome.effects)

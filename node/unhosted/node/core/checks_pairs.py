@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from unhosted.market.ids import RequestId
 from unhosted.node.core.checks_words import (
     SUSPECTS_MAX,
+    CheckDone,
+    CountPrompt,
     Effect,
     Findings,
     Job,
@@ -30,6 +32,8 @@ from unhosted.verify.verdicts import RAISED_AT_MILLI, Stage, explain, next_stage
 PROOF_WEIGHT_NNAT = 1 << 60
 """An answer with a proof weighs more than any evidence."""
 
+REPEATED = "read, but not counted: its prompt was counted before"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -47,12 +51,16 @@ def with_receipt(pair: Pair, due_micros: int, now_ns: int) -> Pair:
     return replace(pair, history=counted, changed_ns=now_ns)
 
 
-def after_reading(pair: Pair, job: Job, findings: Findings, *, now_ns: int, is_more_coming: bool) -> Outcome:
+def after_reading(pair: Pair, job: Job, done: CheckDone, *, now_ns: int, is_more_coming: bool) -> Outcome:
     """is_more_coming: whether other second readings of the pair wait or run."""
     pair = replace(pair, changed_ns=now_ns)
     if job.is_second:
-        return _after_second(pair, job, findings, is_more_coming=is_more_coming)
-    return _after_first(pair, job, findings)
+        return _after_second(pair, job, done.findings, is_more_coming=is_more_coming)
+    outcome = _after_first(pair, replace(job, is_repeat=done.is_repeat), done.findings)
+    if done.is_repeat or _adds(done.findings):
+        counted = CountPrompt(pair=job.pair, prompt=done.prompt)
+        return replace(outcome, effects=(*outcome.effects, counted))
+    return outcome
 
 
 def without_confirmation(pair: Pair, job: Job, why: str, *, is_more_coming: bool) -> Outcome:
@@ -87,12 +95,16 @@ def is_accused(pair: Pair) -> bool:
     return bool(pair.proof) or peak_log10_e_milli(pair.evidence) >= RAISED_AT_MILLI[Stage.CONVICT]
 
 
+def _adds(findings: Findings) -> bool:
+    return findings.table is not None and findings.seen.tokens > 0
+
+
 def _after_first(pair: Pair, job: Job, findings: Findings) -> Outcome:
     seen, proven = findings.seen, proofs(findings.faults)
     before = pair.stage
     pair = replace(pair, proof=pair.proof or (proven[0] if proven else ""))
     weight_nnat = PROOF_WEIGHT_NNAT if proven else 0
-    if findings.table is not None:
+    if findings.table is not None and not job.is_repeat:
         pair = replace(
             pair,
             evidence=add_answer(pair.evidence, findings.table, seen),
@@ -102,12 +114,13 @@ def _after_first(pair: Pair, job: Job, findings: Findings) -> Outcome:
     pair = replace(
         pair, stage=_unconfirmed_stage(pair), suspects=_with_suspect(pair.suspects, job, weight_nnat)
     )
-    pair = replace(pair, history=_checked(pair, before, seen.tokens, is_ok=not findings.faults))
+    if not job.is_repeat:  # what is no evidence ends no probation either
+        pair = replace(pair, history=_checked(pair, before, seen.tokens, is_ok=not findings.faults))
     record = Record(
         request_id=job.request_id,
         pair=job.pair,
         status="faulty" if proven else "checked",
-        why=" ".join(fault.sentence for fault in findings.faults) or _unjudged(findings),
+        why=" ".join(fault.sentence for fault in findings.faults) or _uncounted(job, findings),
         how=job.how,
         chance_ppm=job.chance_ppm,
         tokens=seen.tokens,
@@ -126,7 +139,7 @@ def _after_second(pair: Pair, job: Job, findings: Findings, *, is_more_coming: b
         _read_twice(pair, job.request_id),
         proof_confirmed=pair.proof_confirmed or (proven[0] if proven else ""),
     )
-    if findings.table is not None:
+    if findings.table is not None and not job.is_repeat:
         pair = replace(pair, confirming=add_answer(pair.confirming, findings.table, findings.seen))
     if before is Stage.CONVICT:
         return Outcome(pair=pair)
@@ -200,5 +213,7 @@ def _not_confirmed(pair: Pair, job: Job, why: str) -> Tell:
     )
 
 
-def _unjudged(findings: Findings) -> str:
+def _uncounted(job: Job, findings: Findings) -> str:
+    if job.is_repeat:
+        return REPEATED
     return "" if findings.table is not None else "read, but not judged: the noise was never measured"

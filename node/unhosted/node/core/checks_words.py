@@ -7,7 +7,7 @@ token.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NewType
 
 from unhosted.market.ids import RequestId
 from unhosted.market.offers import CheckClass
@@ -35,6 +35,14 @@ ATTEMPTS_MAX = 3
 SUSPECTS_MAX = 64
 """Answers of a pair that weigh most against it: those that a second reading must confirm."""
 
+PROMPT_BYTES = 16
+"""Of what tells prompts apart: two of a buyer's, by accident alike, would cost one answer's evidence."""
+
+Prompt = NewType("Prompt", bytes)
+"""A hash of a prompt's ids. Rounding is deterministic: the same prompt and seed give an honest seller the
+same honest flip each time, and bought a hundred times it would look like a hundred. A pair's evidence has a
+bound only over answers to prompts that it did not have before: each counts once."""
+
 Status = Literal["waiting", "not_drawn", "not_checked", "checked", "faulty"]
 """`faulty`: what a receipt says contradicts itself, whatever the noise. `not_checked`: for a reason of
 ours."""
@@ -56,6 +64,8 @@ class Job:
     """A receipt that waits, or whose check runs. is_second: to confirm what a first reading found.
     is_asked: the user wants it now, drawn or not.
 
+    is_repeat: its prompt was counted before for its pair, so that it is no evidence (`Prompt`).
+
     entropy: of its draw; its low bits decide how much of a long answer is read. not_before: after a failure.
     """
 
@@ -72,6 +82,7 @@ class Job:
     not_before_ns: int = 0
     is_asked: bool = False
     is_second: bool = False
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +187,13 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckDone:
+    """is_repeat: whether an answer to this prompt was counted before for this pair; who keeps the record of
+    them says so (`CountPrompt`)."""
+
     request_id: RequestId
     findings: Findings
+    prompt: Prompt
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +265,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CountPrompt:
+    """From now on, answers of the pair to this prompt are repeats. Also told of a repeat: what is repeated
+    must not be forgotten for being old."""
+
+    pair: PairKey
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageChanged:
     """response: what is to be done at the stage after. why: for the user."""
 
@@ -275,4 +300,4 @@ class Tell:
     text: str
 
 
-Effect = RunChecks | Record | StageChanged | MakeEvidence | Tell
+Effect = RunChecks | Record | CountPrompt | StageChanged | MakeEvidence | Tell

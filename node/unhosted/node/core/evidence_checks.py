@@ -33,7 +33,7 @@ from unhosted.market.requests import Request, request_bytes_to_sign
 from unhosted.market.roots import prefix_root
 from unhosted.node.core.engine_facts import decode_facts, encode_facts, facts_hash
 from unhosted.node.core.evidence import Evidence, OpenedAnswer
-from unhosted.node.core.sampling_words import decode_sampling
+from unhosted.node.core.sampling_words import check_verifiable, decode_sampling
 
 Recover = Callable[[Digest, Signature], Address | None]
 """Who signed a digest with a chain key; None for no valid signature."""
@@ -114,7 +114,8 @@ def _fault_of(
 ) -> str | None:
     if not is_signed(request.buyer, request_bytes_to_sign(answer.request.body), answer.request.signature):
         return "the request is not signed by the buyer that it names"
-    decode_sampling(request.sampling, seed=request.seed)
+    if (unfit := check_verifiable(decode_sampling(request.sampling, seed=request.seed))) is not None:
+        return f"what was asked for cannot be judged: {unfit.message}"
     if answer.prompt.count != request.terms.tokens_in or len(answer.prompt.ids) != answer.prompt.count:
         return f"the prompt is opened for {len(answer.prompt.ids)} of {request.terms.tokens_in} tokens"
     if prefix_root(answer.prompt) != request.prompt_root:

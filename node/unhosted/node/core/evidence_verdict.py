@@ -122,8 +122,13 @@ def appeal_replay(seller: EngineFacts, own: EngineFacts) -> Replay:
     )
 
 
-def hard_faults(answer: OpenedAnswer, checked: CheckedAnswer) -> tuple[HardFault, ...]:
-    """Of an answer that is opened in part, or was never ended, only what it contains is checked."""
+def hard_faults(
+    answer: OpenedAnswer, checked: CheckedAnswer, *, is_same_library: bool
+) -> tuple[HardFault, ...]:
+    """Of an answer that is opened in part, or was never ended, only what it contains is checked.
+
+    is_same_library: whether the seller states the build that read it again here.
+    """
     sampling = sampling_of(answer)
     signed = answer.finish if answer.is_whole else None
     # A tool call ends as any other text does.
@@ -134,6 +139,7 @@ def hard_faults(answer: OpenedAnswer, checked: CheckedAnswer) -> tuple[HardFault
             finish=finish,
             tokens_counted=len(answer.output.ids),  # the roots were opened: a signed count cannot differ
             tokens_max=answer.asked.terms.tokens_out_max,
+            is_same_library=is_same_library,
             stop=sampling.stop,
             ignore_eos=sampling.ignore_eos,
             is_constrained=sampling.constraint is not None,

@@ -23,6 +23,11 @@ SOURCE_CHARS_MAX = 65_536
 """Of a grammar or a schema: the request is signed and kept with it. Usual tools have a tenth of it."""
 
 REPEAT_LAST_MAX = 4_096
+
+REPEAT_PENALTY_CHECKED_MIN = 0.8
+"""Below 1 it divides the logits of what was said before, and with them the noise between two engines: by 0.1,
+ten times as much, which would look like a cheat. Stakes are such that half as much again convicts nobody."""
+
 ConstraintKind = Literal["json_schema", "json_object", "gbnf"]
 KINDS: tuple[str, ...] = get_args(ConstraintKind)
 
@@ -80,10 +85,17 @@ def check_verifiable(sampling: Sampling) -> RemoteFault | None:
     """What a checker could not judge, or only badly, and a seller for money therefore does not take.
 
     Survivors are at most TOP_K_MAX by the sampler itself. Going on after the end of the text is refused:
-    what a model says there is noise, for which nobody measured what is honest.
+    what a model says there is noise, for which nobody measured what is honest. So is a penalty that makes
+    the noise of logits larger than any that was measured.
     """
     if sampling.ignore_eos:
         return RemoteFault(Reason.WRONG_TERMS, "ignore_eos: an answer that cannot end cannot be checked")
+    if (penalty := sampling.params.repeat_penalty) < REPEAT_PENALTY_CHECKED_MIN:
+        return RemoteFault(
+            Reason.WRONG_TERMS,
+            f"repeat_penalty: {penalty:g} is below {REPEAT_PENALTY_CHECKED_MIN:g}, where rounding grows so"
+            " much that an answer cannot be checked",
+        )
     return None
 
 

@@ -240,6 +240,13 @@ class ChecksPage(Protocol):
         """Read again what was not, drawn or not. wait: until it is done. Raises: Refused."""
         ...
 
+    async def ask_peer(self, peer: str, file: str, *, evidence: str) -> Mapping[str, object]:
+        """Have a paired peer read evidence again, for its signed word. peer: an id, a part of one, or a name.
+
+        evidence: hash of the file that the user agreed to show it, in hex. Raises: Refused.
+        """
+        ...
+
     async def forgive(self, seller: str) -> Mapping[str, object]:
         """Start again with a seller and all its models, as if nothing was known of them. Raises: Refused."""
         ...

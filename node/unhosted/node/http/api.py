@@ -85,6 +85,7 @@ def _routes(events: Events) -> list[Route]:
         _route("/api/receipts/{receipt}", checks.get_receipt),
         _route("/api/checks", checks.list_checks),
         _route("/api/checks", checks.start_checks, "POST"),
+        _route("/api/checks/words", checks.ask_peer, "POST"),
         _route("/api/checks/{seller}", checks.forgive, "DELETE"),
         _route("/api/wallet/funding", deposits.list_deposits),
         _route("/api/wallet/funding/{deposit}", deposits.sign_deposit, "POST"),

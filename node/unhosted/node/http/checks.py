@@ -12,6 +12,7 @@ RECEIPTS_MAX = 1_000
 SELLER_CHARS_MAX = 64
 """A peer id has 52."""
 
+PATH_CHARS_MAX = 4_096
 NUMBER_MAX = (1 << 63) - 1
 
 _HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-store"),)
@@ -22,6 +23,15 @@ class CheckBody(Body):
 
     seller: str | None = None
     wait: bool = False
+
+
+class AskBody(Body):
+    """peer: a paired machine. file: path of the evidence on this machine. evidence: the file's hash in hex:
+    what the user agreed that the peer reads, prompts and answers in it."""
+
+    peer: str
+    file: str
+    evidence: str
 
 
 async def list_receipts(exchange: Exchange) -> None:
@@ -50,6 +60,19 @@ async def start_checks(exchange: Exchange) -> None:
         raise invalid("seller", f"{len(body.seller)} characters, at most {SELLER_CHARS_MAX}")
     asked = await exchange.node.checks.check(body.seller, wait=body.wait)
     await send_json(exchange.send, asked, headers=_HEADERS)
+
+
+async def ask_peer(exchange: Exchange) -> None:
+    body = parse(AskBody, exchange.body)
+    for name, value, most in (
+        ("peer", body.peer, SELLER_CHARS_MAX),
+        ("file", body.file, PATH_CHARS_MAX),
+        ("evidence", body.evidence, SELLER_CHARS_MAX),
+    ):
+        if len(value) > most:
+            raise invalid(name, f"{len(value)} characters, at most {most}")
+    word = await exchange.node.checks.ask_peer(body.peer, body.file, evidence=body.evidence)
+    await send_json(exchange.send, {"word": word}, headers=_HEADERS)
 
 
 async def forgive(exchange: Exchange) -> None:

@@ -3,7 +3,7 @@
 from pydantic.json_schema import models_json_schema
 
 from unhosted.node.http.chat import ChatBody
-from unhosted.node.http.checks import CheckBody
+from unhosted.node.http.checks import AskBody, CheckBody
 from unhosted.node.http.completions import CompletionBody
 from unhosted.node.http.control import ModelName
 from unhosted.node.http.deposits import SignatureBody
@@ -30,6 +30,7 @@ _POSTS: dict[str, tuple[type[Body], str]] = {
     "/api/pair/{pairing}/confirm": (ConfirmBody, "Say yes or no to the other machine"),
     "/api/wallet/funding/{deposit}": (SignatureBody, "Take the owner's signature of a deposit"),
     "/api/checks": (CheckBody, "Read paid answers again, and say what that found"),
+    "/api/checks/words": (AskBody, "Have a paired machine read evidence again; prompts and answers go to it"),
     "/api/drain": (DrainBody, "Take no more requests of paired machines, or take them again"),
 }
 

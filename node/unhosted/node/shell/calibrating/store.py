@@ -22,7 +22,7 @@ from unhosted.verify.noise import NoiseTable, Rule, worst_of
 log = logging.getLogger(__name__)
 
 SHIPPED_DIR = Path(__file__).resolve().parents[2] / "data" / "calibration"
-SHIPPED_IDS: frozenset[str] = frozenset()
+SHIPPED_IDS: frozenset[str] = frozenset({"8387778b62a834853a5b44efba010c3c9c89180fcdf27f52ce1a9028953fec70"})
 """Hashes of the sheets that came with this version; `unhosted calibrate --publish` says a new one's."""
 
 SHEETS_MAX = 256

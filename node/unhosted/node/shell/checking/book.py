@@ -15,15 +15,18 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unhosted.market.ids import RequestId
 from unhosted.node.core.checks import step
 from unhosted.node.core.checks_words import (
+    CheckDone,
     CheckWanted,
+    CountPrompt,
     Effect,
     Event,
+    Forgiven,
     Limits,
     Pair,
     PairKey,
@@ -76,7 +79,10 @@ class CheckBook:
         with self._batch() as database:
             if _is_over(database, event):
                 return ()
+            event = _with_repeat(database, before, event)
             after, effects = step(before, event, now_ns)
+            if isinstance(event, Forgiven):
+                rows.delete_prompts(database, event.pair)
             _write(database, before, after, effects, now_unix_s=now_ns // 1_000_000_000)
         self.state = after
         return effects
@@ -157,11 +163,20 @@ def _is_over(database: sqlite3.Connection, event: Event) -> bool:
     return line is not None and (isinstance(event, ReceiptCame) or line.status in ("checked", "faulty"))
 
 
+def _with_repeat(database: sqlite3.Connection, state: State, event: Event) -> Event:
+    """With what the record says of a prompt, in the transaction that counts it."""
+    if not isinstance(event, CheckDone) or event.request_id not in state.jobs:
+        return event
+    is_repeat = rows.has_prompt(database, state.jobs[event.request_id].pair, event.prompt)
+    return replace(event, is_repeat=is_repeat)
+
+
 def _write(
     database: sqlite3.Connection, before: State, after: State, effects: Sequence[Effect], *, now_unix_s: int
 ) -> None:
     for key in before.pairs.keys() - after.pairs.keys():
         rows.delete_pair(database, key)
+        rows.delete_prompts(database, key)
     for key, pair in after.pairs.items():
         if before.pairs.get(key) is not pair:
             rows.write_pair(database, key, pair)
@@ -173,6 +188,8 @@ def _write(
     for effect in effects:
         if isinstance(effect, Record):
             rows.write_record(database, effect, now_unix_s=now_unix_s)
+        elif isinstance(effect, CountPrompt):
+            rows.write_prompt(database, effect.pair, effect.prompt)
 
 
 @contextmanager

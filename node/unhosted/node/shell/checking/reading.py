@@ -1,7 +1,7 @@
 """Kept answers read again on this machine's engine, and what was found, for the rules to judge.
 
-Only what is under the seller's signature is read. A second reading takes other shapes of computation than the
-first, so that a fault of ours, in an engine or in memory, hardly does the same twice.
+All that came is read, signed or not. A second reading takes other shapes of computation than the first, so
+that a fault of ours, in an engine or in memory, hardly does the same twice.
 """
 
 import logging
@@ -71,6 +71,8 @@ class Reader:
         try:
             seen = await self._engines.check(name, [_request(plan) for plan in plans])
         except Refused as refused:
+            if len(plans) == 1 and (shorter := _within_context(plans[0], answers[0][1], refused)) is not None:
+                return await self.read(model, [(plans[0].kept, shorter)])
             if len(plans) == 1 or refused.code == "overloaded":
                 return [_not_read(refused)] * len(plans)
             # One of them may be what cannot be read: it must not keep the others from it.
@@ -83,7 +85,7 @@ class Reader:
             check=plan.check,
             seen=seen.seen,
             table=self._find_table(model, plan.check, plan.seller, own) if is_scored else None,
-            faults=_faults(plan, seen),
+            faults=_faults(plan, seen, own),
         )
 
 
@@ -103,11 +105,23 @@ def _plan(kept: KeptAnswer, read: ToRead, own: EngineFacts) -> _Plan:
         check, replay = replay_for(seller, own)
     return _Plan(
         kept=kept,
-        tokens=min(read.output_tokens, kept.proven_tokens),
+        # All that came, signed or not: the stream was the seller's own, and whoever "crashes" before it signs
+        # must not be free of checks. What a file may show others is another matter (`shell.evidence.making`).
+        tokens=min(read.output_tokens, len(kept.output_ids)),
         check=check,
         replay=second_replay(replay) if read.is_second else replay,
         seller=seller,
     )
+
+
+def _within_context(plan: _Plan, read: ToRead, refused: Refused) -> ToRead | None:
+    """What can be read of an answer that is too long for the model: a seller that sends more than the model
+    can hold must not be free of checks for it. None where no part fits, or something else is wrong."""
+    room = refused.details.get("context_tokens")
+    if refused.code != "context_length_exceeded" or not isinstance(room, int):
+        return None
+    tokens = min(plan.tokens - 1, room - len(plan.kept.prompt_ids))
+    return replace(read, output_tokens=tokens) if tokens > 0 else None
 
 
 def _seller_facts(kept: KeptAnswer) -> EngineFacts | None:
@@ -131,7 +145,7 @@ def _request(plan: _Plan) -> CheckRequest:
     )
 
 
-def _faults(plan: _Plan, seen: CheckedAnswer) -> tuple[HardFault, ...]:
+def _faults(plan: _Plan, seen: CheckedAnswer, own: EngineFacts) -> tuple[HardFault, ...]:
     """An answer that was read in part has no end of its own."""
     kept, sampling = plan.kept, plan.kept.sampling
     finish = _finish(kept) if plan.tokens == len(kept.output_ids) else "cut"
@@ -141,6 +155,7 @@ def _faults(plan: _Plan, seen: CheckedAnswer) -> tuple[HardFault, ...]:
             finish=finish,
             tokens_counted=plan.tokens,  # the buyer compared counts when the receipt came
             tokens_max=kept.request.terms.tokens_out_max,
+            is_same_library=plan.seller is not None and plan.seller.build == own.build,
             stop=sampling.stop,
             ignore_eos=sampling.ignore_eos,
             is_constrained=sampling.constraint is not None,

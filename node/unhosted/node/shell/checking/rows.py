@@ -1,5 +1,6 @@
 """What is known of sellers and answers, as rows of SQLite, those that verdicts rest on with a checksum."""
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,16 @@ from typing import Any, cast
 
 from unhosted.market.cbor import CborError, decode, encode
 from unhosted.market.ids import RequestId
-from unhosted.node.core.checks_words import How, Job, Pair, PairKey, Record, Status, Suspect
+from unhosted.node.core.checks_words import (
+    How,
+    Job,
+    Pair,
+    PairKey,
+    Prompt,
+    Record,
+    Status,
+    Suspect,
+)
 from unhosted.node.shell.money.database import FileKind, RowDamaged, row_check
 from unhosted.verify.eprocess import from_fields, to_fields
 from unhosted.verify.selection import History
@@ -31,12 +41,21 @@ CREATE TABLE answers (
     how TEXT NOT NULL, chance_ppm INTEGER NOT NULL, tokens INTEGER NOT NULL, mismatches INTEGER NOT NULL,
     log10_e INTEGER NOT NULL, is_told INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE prompts (
+    number INTEGER PRIMARY KEY, pair BLOB NOT NULL, prompt BLOB NOT NULL, UNIQUE (pair, prompt)
+) STRICT;
 CREATE INDEX answers_untold ON answers (number) WHERE is_told = 0 AND status <> 'waiting'
 """,
 )
 
+PAIR_MARK_BYTES = 16
+
 BODY_BYTES_MAX = 65_536
 """A pair with all its suspects has 16 kB."""
+
+PROMPTS_MAX = 1 << 20
+"""Prompts whose answers were counted, over all pairs, some 100 MB. One that comes again stays the newest, so
+that one is forgotten only after a million others: an honest flip that is counted twice drowns among them."""
 
 WHY_CHARS_MAX = 400
 """Of a reason: sentences of ours, which may name a model's file."""
@@ -95,6 +114,26 @@ def read_pairs(database: sqlite3.Connection) -> Iterator[tuple[PairKey, Pair]]:
             yield PairKey(seller=seller, model=model), _unpack_pair(words)
         except (KeyError, ValueError, TypeError) as fault:
             raise RowDamaged(f"what is known of {seller} is no row of ours: {fault}") from None
+
+
+def has_prompt(database: sqlite3.Connection, key: PairKey, prompt: Prompt) -> bool:
+    statement = "SELECT 1 FROM prompts WHERE pair = ? AND prompt = ?"
+    return database.execute(statement, (_pair_mark(key), prompt)).fetchone() is not None
+
+
+def write_prompt(database: sqlite3.Connection, key: PairKey, prompt: Prompt) -> None:
+    """As the newest one; without the oldest where there are too many."""
+    values = (_pair_mark(key), prompt)
+    database.execute("DELETE FROM prompts WHERE pair = ? AND prompt = ?", values)
+    database.execute("INSERT INTO prompts (pair, prompt) VALUES (?, ?)", values)
+    database.execute(
+        "DELETE FROM prompts WHERE number <= (SELECT max(number) FROM prompts) - ?", (PROMPTS_MAX,)
+    )
+
+
+def delete_prompts(database: sqlite3.Connection, key: PairKey) -> None:
+    """Of a pair whose evidence begins from nothing."""
+    database.execute("DELETE FROM prompts WHERE pair = ?", (_pair_mark(key),))
 
 
 def write_job(database: sqlite3.Connection, job: Job) -> None:
@@ -215,6 +254,11 @@ def _words(body: bytes, values: tuple[object, ...], check: int) -> dict[str, Any
     return words
 
 
+def _pair_mark(key: PairKey) -> bytes:
+    """A row for each prompt: the seller's whole name in each would be most of it."""
+    return hashlib.blake2b(key.model + key.seller.encode(), digest_size=PAIR_MARK_BYTES).digest()
+
+
 def _pack_job(job: Job) -> dict[str, object]:
     return {
         "request": job.request_id,
@@ -231,6 +275,7 @@ def _pack_job(job: Job) -> dict[str, object]:
         "not_before": job.not_before_ns,
         "asked": job.is_asked,
         "second": job.is_second,
+        "repeat": job.is_repeat,
     }
 
 
@@ -249,6 +294,7 @@ def _unpack_job(words: dict[str, Any]) -> Job:
         not_before_ns=words["not_before"],
         is_asked=words["asked"],
         is_second=words["second"],
+        is_repeat=words["repeat"],
     )
 
 

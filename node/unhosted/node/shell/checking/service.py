@@ -7,6 +7,7 @@ that a crash may swallow are performed again at the next start: stages are told 
 it is missing, marks are set. All of them may be repeated.
 """
 
+import hashlib
 import logging
 import secrets
 import time
@@ -21,6 +22,7 @@ from unhosted.market.ids import RequestId
 from unhosted.node.core.checks_pairs import sentence
 from unhosted.node.core.checks_queue import wake_at_ns
 from unhosted.node.core.checks_words import (
+    PROMPT_BYTES,
     BatchRead,
     CheckDone,
     CheckFailed,
@@ -31,6 +33,7 @@ from unhosted.node.core.checks_words import (
     Forgiven,
     MakeEvidence,
     PairKey,
+    Prompt,
     ReceiptCame,
     RunChecks,
     StageChanged,
@@ -45,6 +48,7 @@ from unhosted.node.shell.checking.book import CheckBook
 from unhosted.node.shell.checking.reading import NotRead
 from unhosted.node.shell.checking.rows import CheckedLine
 from unhosted.node.shell.money.kept_words import KeptAnswer
+from unhosted.node.shell.money.paid_wire import pack_ids
 from unhosted.verify.selection import ENTROPY_BYTES
 from unhosted.verify.verdicts import Stage, response_of
 
@@ -160,7 +164,7 @@ class CheckingService:
                     request_id=answer.request_id,
                     pair=_pair(answer),
                     tokens_in=len(answer.prompt_ids),
-                    tokens_out=answer.proven_tokens,
+                    tokens_out=len(answer.output_ids),
                     due_micros=answer.due_micros,
                     entropy=self._draw(ENTROPY_BYTES),
                 )
@@ -199,7 +203,7 @@ class CheckingService:
                 request_id=answer.request_id,
                 pair=_pair(answer),
                 tokens_in=len(answer.prompt_ids),
-                tokens_out=answer.proven_tokens,
+                tokens_out=len(answer.output_ids),
                 due_micros=answer.due_micros,
                 wish=answer.wish,
                 entropy=self._draw(ENTROPY_BYTES),
@@ -230,11 +234,12 @@ class CheckingService:
             begun_ns = self._clock_ns()
             results = await self._read(batch.model, found) if found else []
             await self._note_pace(batch.model, found, results, took_ns=self._clock_ns() - begun_ns)
-            for (_, read), result in zip(found, results, strict=True):
+            for (answer, read), result in zip(found, results, strict=True):
                 if isinstance(result, NotRead):
                     await self._happens(_failed(read, result.why, may_retry=result.may_retry))
                 else:
-                    await self._happens(CheckDone(request_id=read.request_id, findings=result))
+                    prompt = prompt_of(answer)
+                    await self._happens(CheckDone(request_id=read.request_id, findings=result, prompt=prompt))
             self.notice()
 
     async def _note_pace(
@@ -289,7 +294,7 @@ class CheckingService:
                 _LOG.warning("seller_unconfirmed seller=%s", effect.pair.seller[-8:])
                 await _tolerantly(self._hooks.on_told, effect)
             case _:
-                pass  # a record, which the step has written
+                pass  # a record or a prompt, which the step has written
 
     async def _tell_again(self) -> None:
         """What the process before may have decided and not done."""
@@ -312,6 +317,12 @@ class CheckingService:
         now_ns = self._clock_ns()
         due_ns = wake_at_ns(self._book.state, now_ns)
         return LOOK_EVERY_S if due_ns is None else min(LOOK_EVERY_S, max(0, due_ns - now_ns) / NS_PER_S)
+
+
+def prompt_of(answer: KeptAnswer) -> Prompt:
+    """What tells its prompt from others."""
+    packed = pack_ids(answer.prompt_ids)
+    return Prompt(hashlib.blake2b(packed, digest_size=PROMPT_BYTES).digest())
 
 
 def _pair(answer: KeptAnswer) -> PairKey:

@@ -25,6 +25,14 @@ OUTPUT_BYTES_MAX = 128 << 20
 ROWS_MIN = 16
 """A computation that is interrupted again and again is halved, not below this."""
 
+ROWS_MAX = 4096
+"""Of one computation, whatever anybody asks for; its buffers grow with them."""
+
+STEP_PRODUCTS = 18_000_000_000
+"""Weights times rows of one computation on a processor: about half a second of one core. A message ends a
+computation between two matrices, and the largest is a fifth of it; 128 rows of 135 million weights, 16 of a
+thousand million, and rows come no cheaper by the hundred there."""
+
 CELLS_STEP = 256
 """llama.cpp rounds a sequence's cells up to a multiple of this."""
 
@@ -83,6 +91,11 @@ def cells_of(requests: Sequence[CheckRequest]) -> int:
 def sequences_of(requests: Sequence[CheckRequest], cells_max: int) -> int:
     """How many are read at once within `cells_max` cells; 0 if the longest alone does not fit."""
     return min(len(requests), SEQUENCES_MAX, cells_max // cells_of(requests))
+
+
+def rows_at_once(weights: int) -> int:
+    """Rows of one computation of a model with so many weights, on a processor."""
+    return max(ROWS_MIN, min(ROWS_MAX, STEP_PRODUCTS // weights) // ROWS_MIN * ROWS_MIN)
 
 
 def outputs_max(n_vocab: int) -> int:

@@ -19,6 +19,7 @@ from unhosted.node.core.inference import CheckedAnswer, CheckRequest, Constraint
 from unhosted.node.core.text import TextAssembler
 from unhosted.node.core.thread_choice import ThreadChoice
 from unhosted.node.shell.engine.check_plan import (
+    ROWS_MAX,
     ROWS_MIN,
     Piece,
     Reading,
@@ -36,9 +37,6 @@ from unhosted.verify.scoring import Score, Scorer, as_observations
 
 SCORED_AT_ONCE = 32
 """Rows between two looks at the messages: about 5 ms at a vocabulary of 49,152."""
-
-COMPUTATION_TOKENS_MAX = 4096
-"""Rows of one computation that anybody may ask for; its buffers grow with them."""
 
 ABORTED = 2
 """`llama_decode`'s word for a computation that the abort callback ended."""
@@ -91,13 +89,21 @@ class Checker:
     """Makes checks of one model. Not for use from two threads."""
 
     def __init__(
-        self, model: Model, *, threads: int, make_mask: MaskMaker, is_wanted: Callable[[], bool]
+        self,
+        model: Model,
+        *,
+        threads: int,
+        rows_max: int,
+        make_mask: MaskMaker,
+        is_wanted: Callable[[], bool],
     ) -> None:
-        """is_wanted: whether somebody waits for the process; asked some hundred times a computation."""
+        """rows_max: of one computation, where its shape is free. is_wanted: whether somebody waits for the
+        process; asked some hundred times a computation."""
         self._model = model
         self._make_mask = make_mask
         self._is_wanted = is_wanted
         self._threads = threads
+        self._rows_max = rows_max
 
     def check(self, requests: Sequence[CheckRequest], cells_max: int) -> Checked:
         """cells_max: of the checker's context, over all answers that it reads at once.
@@ -147,7 +153,13 @@ class Checker:
     def _read_group(self, replay: Replay, requests: list[CheckRequest], cells_max: int) -> Checked:
         answers: list[Answer] = []
         reader = _Reader(
-            self._model, replay, requests, cells_max, threads=self._threads, is_wanted=self._is_wanted
+            self._model,
+            replay,
+            requests,
+            cells_max,
+            threads=self._threads,
+            rows_max=min(self._rows_max, replay.ubatch_tokens),
+            is_wanted=self._is_wanted,
         )
         try:
             for request in requests:
@@ -173,13 +185,14 @@ class _Reader:
         cells_max: int,
         *,
         threads: int,
+        rows_max: int,
         is_wanted: Callable[[], bool],
     ) -> None:
         """Raises: Refused if the library cannot make such a context."""
         self._replay = replay
         self._slots = sequences_of(requests, cells_max)
         self._outputs_max = outputs_max(model.n_vocab)
-        self._rows_max = replay.ubatch_tokens
+        self._rows_max = self._rows_now = rows_max
         self._thread_choice = ThreadChoice(threads)
         self._threads_now = threads
         cells = self._slots * cells_of(requests)
@@ -221,14 +234,14 @@ class _Reader:
                 active[index] = Reading(requests[index], slot)
             index_by_slot = {reading.slot: index for index, reading in active.items()}
             pieces = next_pieces(
-                list(active.values()), self._replay, rows_max=self._rows_max, outputs_max=self._outputs_max
+                list(active.values()), self._replay, rows_max=self._rows_now, outputs_max=self._outputs_max
             )
             is_done = self._compute(pieces)
             yield
             if not is_done:
-                self._rows_max = max(ROWS_MIN, self._rows_max // 2)
+                self._rows_now = max(min(ROWS_MIN, self._rows_max), self._rows_now // 2)
                 continue
-            self._rows_max = min(self._replay.ubatch_tokens, self._rows_max * 2)
+            self._rows_now = min(self._rows_max, self._rows_now * 2)
             yield from self._score(pieces, [answers[index_by_slot[piece.reading.slot]] for piece in pieces])
             for index in [index for index, reading in active.items() if not reading.rows_left]:
                 free.append(active.pop(index).slot)
@@ -289,10 +302,10 @@ def _check_replay(index: int, replay: Replay) -> None:
         ("ubatch_tokens", replay.ubatch_tokens),
         ("output_piece_tokens", replay.output_piece_tokens),
     ):
-        if not 1 <= tokens <= COMPUTATION_TOKENS_MAX:
+        if not 1 <= tokens <= ROWS_MAX:
             raise Refused(
                 "not_supported",
-                f"answer {index} is to be read with {name} {tokens}, outside 1 to {COMPUTATION_TOKENS_MAX}",
+                f"answer {index} is to be read with {name} {tokens}, outside 1 to {ROWS_MAX}",
             )
     key_type, _, value_type = replay.kv_type.partition("/")
     if key_type not in GGML_TYPES or (value_type or key_type) not in GGML_TYPES:

@@ -63,6 +63,7 @@ def main() -> None:
 
 
 def _load(order: LoadOrder, connection: socket.socket) -> tuple[Any, dict[str, Any]]:
+    from unhosted.node.shell.engine.check_plan import ROWS_MAX, rows_at_once
     from unhosted.node.shell.engine.checker import Checker
     from unhosted.node.shell.engine.facts import describe, weights_of
     from unhosted.node.shell.engine.grammar import build_mask
@@ -95,8 +96,17 @@ def _load(order: LoadOrder, connection: socket.socket) -> tuple[Any, dict[str, A
     def make_mask(constraint: Constraint) -> AcceptingMask:
         return build_mask(L, model.vocab, model.n_vocab, constraint)
 
+    engine = describe(L, model, order, weights=weights, threads=threads)
     waiting = select.poll()
     waiting.register(connection, select.POLLIN)
+    checker = Checker(
+        model,
+        threads=threads,
+        # A graphics card cannot be interrupted, and need not be.
+        rows_max=ROWS_MAX if engine.gpu_layers else rows_at_once(int(L.llama_model_n_params(model.ptr))),
+        make_mask=make_mask,
+        is_wanted=lambda: bool(waiting.poll(0)),
+    )
     loop = EngineLoop(
         vocabulary=model,
         runner=runner,
@@ -111,15 +121,13 @@ def _load(order: LoadOrder, connection: socket.socket) -> tuple[Any, dict[str, A
         ),
         make_mask=make_mask,
         embed=runner.embed,
-        check=Checker(
-            model, threads=threads, make_mask=make_mask, is_wanted=lambda: bool(waiting.poll(0))
-        ).check,
+        check=checker.check,
     )
     library = loaded_library()
     return loop, {
         "library": str(library.kind) if library else "",
         "threads": threads,
-        "engine": asdict(describe(L, model, order, weights=weights, threads=threads)),
+        "engine": asdict(engine),
     }
 
 

@@ -75,14 +75,17 @@ async def read_again(
         requests = [check_request(evidence.answers[index], plans[index][1]) for index in batch]
         for index, checked in zip(batch, await engines.check(model, requests), strict=True):
             answer, (check, replay) = evidence.answers[index], plans[index]
+            seller = seller_facts(answer)
             read.append(
                 ReadAnswer(
                     check=check,
                     replay=replay,
-                    table=find_table(check, seller_facts(answer), own),
+                    table=find_table(check, seller, own),
                     seen=checked.seen,
                     drawn_ids=checked.drawn_ids,
-                    faults=hard_faults(answer, checked),
+                    faults=hard_faults(
+                        answer, checked, is_same_library=seller is not None and seller.build == own.build
+                    ),
                 )
             )
         progress(len(read), len(evidence.answers))

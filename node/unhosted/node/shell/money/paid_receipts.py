@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from unhosted.market.acks import SignedAck, ack_digest, ack_due, contradiction
 from unhosted.market.channel_effects import ReportFault
+from unhosted.market.channel_states import EndKind
 from unhosted.market.channels import Deployment
 from unhosted.market.eip712 import bonds_separator
 from unhosted.market.faults import Reason, RemoteFault
@@ -23,11 +24,16 @@ from unhosted.node.shell.money.kept_words import FAULT_CHARS_MAX, KeptAnswer
 from unhosted.node.shell.money.paid_answer import PaidAnswer
 from unhosted.node.shell.money.paid_wire import AckGiven, EngineStated, ReceiptGiven
 
+NS_PER_S = 1_000_000_000
 RECEIPTS_DUE_MAX = 128
 """Requests that have no receipt yet: as many as may be live at once, and as many that ended."""
 
 ENGINES_MAX = 16
 """Engines that a seller may state on one stream: it has one for a model, and changes it now and then."""
+
+RECEIPT_WAIT_S = 60
+"""A receipt takes a commit and a signature. Whoever signs nothing at the end of short answers, which have no
+acknowledgement either, would be paid for them and never be checked."""
 
 Found = tuple[ReceiptAck | ReportFault, ...]
 
@@ -55,6 +61,7 @@ class ReceiptsDue:
         self._kept, self._break_off, self._clock_ns = kept, break_off, clock_ns
         self._due: OrderedDict[RequestId, PaidAnswer] = OrderedDict()
         self._early: dict[RequestId, SignedReceipt] = {}
+        self._overdue_ns: dict[RequestId, int] = {}
         self._facts: OrderedDict[bytes, bytes] = OrderedDict()
 
     async def hear(self, message: EngineStated | AckGiven | ReceiptGiven) -> Found:
@@ -74,10 +81,14 @@ class ReceiptsDue:
                 return await self._take(signed)
 
     def unsigned(self, answer: PaidAnswer) -> ReportFault | None:
-        """Before more tokens are taken: a block that is whole must have been acknowledged by now."""
-        if not ack_due(answer.acknowledged, len(answer.made)):
+        """Before more tokens are taken: a block that is whole must have been acknowledged by now, and an
+        answer that ended must have its receipt."""
+        if ack_due(answer.acknowledged, len(answer.made)):
+            message = f"{len(answer.made)} tokens came, {answer.acknowledged} are acknowledged"
+        elif any(self._clock_ns() > overdue_ns for overdue_ns in self._overdue_ns.values()):
+            message = f"an answer that ended has no receipt after {RECEIPT_WAIT_S} seconds"
+        else:
             return None
-        message = f"{len(answer.made)} tokens came, {answer.acknowledged} are acknowledged"
         return self._break(answer, RemoteFault(Reason.WRONG_ORDER, message))
 
     async def expect(self, answer: PaidAnswer) -> None:
@@ -86,12 +97,18 @@ class ReceiptsDue:
         while len(self._due) > RECEIPTS_DUE_MAX:
             request_id, oldest = self._due.popitem(last=False)
             self._early.pop(request_id, None)
+            self._overdue_ns.pop(request_id, None)
             await self._keep(oldest, None)
 
     async def ended(self, answer: PaidAnswer) -> Found:
         """The request ended; its receipt may have been faster than the writing down of its end."""
-        early = self._early.pop(answer.terms.request_id, None)
-        return () if early is None else await self._settle(early, answer)
+        request_id = answer.terms.request_id
+        early = self._early.pop(request_id, None)
+        if early is not None:
+            return await self._settle(early, answer)
+        if request_id in self._due and len(answer.made):
+            self._overdue_ns[request_id] = self._clock_ns() + RECEIPT_WAIT_S * NS_PER_S
+        return ()
 
     async def _take(self, signed: SignedReceipt) -> Found:
         """The word of thanks, once it is stored, and in its answer if that is still held; or what is wrong.
@@ -153,6 +170,7 @@ class ReceiptsDue:
 
     async def _settle(self, signed: SignedReceipt, answer: PaidAnswer) -> Found:
         del self._due[signed.receipt.request_id]
+        self._overdue_ns.pop(signed.receipt.request_id, None)
         if answer.ask is None:
             return ()
         fault = wrong_in(
@@ -161,6 +179,7 @@ class ReceiptsDue:
             asked=answer.ask.request_hash,
             made=answer.made,
             ack=answer.ack,
+            end=answer.end,
         )
         if fault is None and decode_response(signed.response).engine not in self._facts:
             fault = RemoteFault(Reason.WRONG_RECEIPT, "a receipt for an engine that was not stated")
@@ -221,8 +240,13 @@ def wrong_in(
     asked: RequestHash,
     made: GrowingIds,
     ack: SignedAck | None,
+    end: EndKind | None = None,
 ) -> RemoteFault | None:
     """What a receipt says otherwise than what came. asked: the request's hash. made: all ids that came.
+
+    end: how the request ended on this stream, None if it was on an earlier one, which a crash may have cut
+    after all. Without it a seller could call whole answers cut, sign for none of their tokens, be paid for
+    all by the buyer's own count, and never be checked.
 
     One for a stream that was cut may be over fewer tokens, where the seller crashed, though not over fewer
     than it acknowledged; or over more, which a link swallowed: then nothing here can say which they were.
@@ -230,6 +254,12 @@ def wrong_in(
     if ack is not None and (said := contradiction(ack.ack, signed)) is not None:
         return RemoteFault(Reason.WRONG_RECEIPT, said)
     response, tokens_out = decode_response(signed.response), len(made)
+    if end == "finished" and response.finish in ("cut", "cancelled"):
+        return RemoteFault(
+            Reason.WRONG_RECEIPT, f"it calls {response.finish} what the seller had said to be finished"
+        )
+    if end == "stopped" and response.finish == "cut":
+        return RemoteFault(Reason.WRONG_RECEIPT, "it calls cut what the buyer had stopped")
     if response.finish == "cut":
         tokens_out = signed.receipt.tokens_out
     root = made.root(tokens_out) if tokens_out <= len(made) else response.output_root
