@@ -10,13 +10,13 @@ from unhosted.verify.hard_checks import Answer, check_answer
 LOOKED_AT = (HONEST, "truncated")
 
 
-def hard_rows(tokens: int) -> list[tuple[str, int, int, int, int]]:
+def hard_rows(tokens: int, *, reads: bool) -> list[tuple[str, int, int, int, int]]:
     """For each cheat: its title, answers, tokens, answers with a fault, least margin of an end."""
     end = read_header(model_path(SOLD)).eos
     assert end is not None
     rows = []
     for name in LOOKED_AT:
-        seen = read_again(cheat_answers(BY_NAME[name], tokens), STATISTICAL)
+        seen = read_again(cheat_answers(BY_NAME[name], tokens), STATISTICAL, reads=reads)
         faults = sum(bool(check_answer(_as_answer(one, end.token_id))) for one in seen)
         ends = [one.observations.margin_mlogit[-1] for one in seen if one.answer.finish == "stop"]
         delivered = sum(one.observations.tokens for one in seen)

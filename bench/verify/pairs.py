@@ -48,9 +48,8 @@ class Pair:
 
 
 def other_library(path: Path) -> CheckerSetting:
-    return CheckerSetting(
-        name="other library", engine=replace(USUAL, name="other library", library=str(path))
-    )
+    """A checker with another build of the library; its engine is named as such a seller is."""
+    return CheckerSetting(name="other library", engine=replace(USUAL, name=OTHER_LIBRARY, library=str(path)))
 
 
 class Facts:
@@ -75,8 +74,10 @@ def exact_checker(facts: Facts, seller: Served) -> CheckerSetting | None:
     return CheckerSetting(name=name, engine=USUAL, replay=replay)
 
 
-def pairs(facts: Facts, sellers: Sequence[Served], checker: CheckerSetting, rule: Rule) -> tuple[Pair, ...]:
-    """One for each engine class among the sellers."""
+def pairs(
+    facts: Facts, sellers: Sequence[Served], checker: CheckerSetting, rule: Rule, *, reads: bool
+) -> tuple[Pair, ...]:
+    """One for each engine class among the sellers. reads: as for `read_again`."""
     by_class: dict[str, list[Served]] = {}
     for seller in sellers:
         by_class.setdefault(engine_class(facts.of(seller.sold, seller.setting)), []).append(seller)
@@ -84,7 +85,10 @@ def pairs(facts: Facts, sellers: Sequence[Served], checker: CheckerSetting, rule
     own = replace(own, kv_type=checker.replay.kv_type, flash_attention=checker.replay.flash_attention)
     found = []
     for seller_class, members in by_class.items():
-        seen = tuple((member, read_again(member, checker)) for member in members)
+        each = ((member, read_again(member, checker, reads=reads)) for member in members)
+        seen = tuple((member, answers) for member, answers in each if answers)
+        if not seen:
+            continue
         table, refusal = _fitted(seen, own, seller_class, rule)
         found.append(
             Pair(

@@ -30,12 +30,15 @@ class Seen:
     observations: Observations
 
 
-def read_again(served: Served, checker: CheckerSetting) -> tuple[Seen, ...]:
-    """Every answer under the checker; those that were read are not read again."""
+def read_again(served: Served, checker: CheckerSetting, *, reads: bool = True) -> tuple[Seen, ...]:
+    """Every answer under the checker; those that were read are not read again.
+
+    reads: off gives only those that were.
+    """
     path = KEPT_DIR / "seen" / checker.name.replace(" ", "-") / f"{served.name}.jsonl"
     lines = _kept(path)
     missing = [answer for answer in served.answers if answer.number not in lines]
-    if missing:
+    if missing and reads:
         path.parent.mkdir(parents=True, exist_ok=True)
 
         def add(answer: Answer, observations: Observations) -> None:
@@ -45,7 +48,9 @@ def read_again(served: Served, checker: CheckerSetting) -> tuple[Seen, ...]:
             lines[answer.number] = line
 
         trio.run(score, model_path(served.sold), checker, missing, add)
-    return tuple(_unpacked(answer, lines[answer.number]) for answer in served.answers)
+    return tuple(
+        _unpacked(answer, lines[answer.number]) for answer in served.answers if answer.number in lines
+    )
 
 
 def _kept(path: Path) -> dict[int, Line]:

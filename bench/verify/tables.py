@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.common import Report
 from bench.servers import BenchError
 from bench.verify.cheats import Cheat
-from bench.verify.power import STREAMS, Calm, Power
+from bench.verify.power import REPEATS_MAX, STREAMS, Calm, Power
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "verification.md"
 CAUGHT_WITHIN = 5_000
@@ -67,9 +67,29 @@ def honest_table(
         ],
         rows=tuple(lines),
         note="Growth is that of the row of bets that does best, on prompts that the table was not fitted on. "
-        "Highest and accused are over shuffled orders of all answers, each prompt once. Rounding repeats "
-        "itself: were the prompt that is worst for the first seller bought again and again and counted each "
-        f"time, E would reach a million after {_count(repeated_tokens)} tokens. So a prompt counts once.",
+        "Highest and accused are over shuffled orders of all answers, each prompt once. "
+        + _repeats(repeated_tokens),
+    )
+
+
+def kinds_table(rows: Iterable[tuple[str, Calm]]) -> Table:
+    """rows: a part of the first pair's honest answers, by its name."""
+    return Table(
+        name="kinds",
+        title="The same honest sellers, by temperature and kind of prompt",
+        header=["answers", "tokens", "differ", "mean X", "growth, nat per token", "highest log10 E"],
+        rows=tuple(
+            [
+                name,
+                f"{one.tokens:,}",
+                f"{100 * one.mismatch:.2f} %",
+                f"{one.mean_x:.4f}",
+                f"{one.growth_nnat / 1e9:.4f}",
+                f"{one.peak_log10_milli / 1e3:.1f}",
+            ]
+            for name, one in rows
+        ),
+        note="All sellers of the first class together, read by the usual checker.",
     )
 
 
@@ -166,6 +186,18 @@ def _cells(found: Power | None) -> list[str]:
         f"{100 * found.share_within(CAUGHT_WITHIN):.0f} %",
         _count(found.quantile(0.5, of_baseline=True)),
     ]
+
+
+def _repeats(tokens: int | None) -> str:
+    if tokens is None:
+        return (
+            f"Rounding repeats itself, so the worst of these answers was also counted {REPEATS_MAX} times: "
+            "that convicts nobody here. A prompt counts once all the same, for a worse one may exist."
+        )
+    return (
+        "Rounding repeats itself: were the worst of these prompts bought again and counted each time, "
+        f"an honest seller would be convicted after {tokens:,} tokens. So a prompt counts once."
+    )
 
 
 def _count(tokens: int | None) -> str:

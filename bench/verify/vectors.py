@@ -19,7 +19,7 @@ GAP_MAX = 9_999
 MARGIN_EDGES_MLOGIT = (0, 1, 20, 50, 100, 200, 400, 700, 1_000, 2_000, 10_000)
 """Lower edges of the histograms' columns: the first holds margins of 0, the last is open."""
 
-HONEST_TOKENS, CHEAT_TOKENS = 2_600, 900
+HONEST_TOKENS, CHEAT_TOKENS = 2_600, 1_300
 """Of each set that is recorded; histograms are of all its tokens."""
 
 

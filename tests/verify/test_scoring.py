@@ -36,7 +36,7 @@ def milli(logits: float, most: int) -> int:
     return most if logits == math.inf else min(most, max(0, round(1000 * logits)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     params=PARAMS,
     row=ROWS,
@@ -86,7 +86,7 @@ def test_agrees_with_a_naive_reading_and_with_the_sampler(
         assert score.rank == sum((-z[i], i) < (-z[claimed], claimed) for i in range(len(z)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(params=PARAMS, row=ROWS)
 def test_strict_survivors_survive_and_survivors_are_loose_ones(
     params: SamplingParams, row: NDArray[np.float32]
@@ -98,7 +98,7 @@ def test_strict_survivors_survive_and_survivors_are_loose_ones(
     assert all(is_loose_survivor(float(one), z, params, mass) for one in z[:keep])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(params=PARAMS, row=ROWS, seed=st.integers(0, 2**32 - 1))
 def test_no_honest_claim_is_outside_the_loose_survivors_or_far_behind(
     params: SamplingParams, row: NDArray[np.float32], seed: int

@@ -33,7 +33,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def unhosted(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Unhosted:
-    """The command line in this process: `unhosted("list", "--json", stdin="")`."""
+    """The command line in this process: `unhosted("list", "--json", stdin="")`.
+
+    Without the offline guard, which would hold for every test after this one.
+    """
+    monkeypatch.setattr("unhosted.node.app_offline.install", lambda on: None)
+    monkeypatch.setattr("unhosted.node.shell.offline.install", lambda on: None)
 
     def call(*args: str, stdin: str = "") -> Result:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))

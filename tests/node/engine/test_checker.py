@@ -211,6 +211,26 @@ def test_a_check_that_is_interrupted_at_every_step_waits_and_changes_nothing(
     assert finish(steps) == check(model, [replace(answers[0], replay=Replay(ubatch_tokens=16))])
 
 
+def test_a_state_that_cannot_be_taken_back_is_read_again_and_nothing_is_scored_twice(
+    model: Model, answers: list[CheckRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a recurrent model, whose memory only forgets everything."""
+    requests = [replace(one, replay=Replay(ubatch_tokens=16)) for one in (answers[0], answers[2])]
+    undisturbed = check(model, requests)
+    keep_cells = Context.keep_cells
+    refusals = 0
+
+    def keep_none(self: Context, slot: int, tokens: int) -> bool:
+        nonlocal refusals
+        refusals += tokens > 0
+        return tokens == 0 and keep_cells(self, slot, 0)
+
+    monkeypatch.setattr(Context, "keep_cells", keep_none)
+    draw = random.Random(6)
+    assert check(model, requests, is_wanted=lambda: draw.random() < 0.004) == undisturbed
+    assert refusals > 2
+
+
 def test_a_check_may_be_left_at_any_step(model: Model, answers: list[CheckRequest]) -> None:
     checker = Checker(
         model, threads=1, rows_max=512, make_mask=lambda c: mask_of(model, c), is_wanted=lambda: False

@@ -44,6 +44,9 @@ class FakeRunner:
         self.has_space = True
         self._memory = FakeMemory(limits)
 
+    def forget_cpu(self) -> None:
+        self.python_cpu_ns += 1  # a fake's way of telling that it was asked to
+
     def execute(self, plan: Plan) -> NDArray[np.float32] | None:
         if not self.has_space:
             self.has_space = True
@@ -239,6 +242,7 @@ def test_a_check_rests_while_anybody_is_served() -> None:
     driven.run()
     assert driven.deltas("r")[-1].finish == "length"
     assert driven.checks_left == [3, 2, 1, 0]
+    assert driven.runner.python_cpu_ns == 3
     assert [message[1] for message in driven.said if message[0] == "reply"] == ["vectors", "call"]
 
 

@@ -1,5 +1,6 @@
 """Messages between the node and a model's process."""
 
+import socket
 import struct
 
 import pytest
@@ -18,9 +19,11 @@ from unhosted.node.core.inference import (
     Usage,
 )
 from unhosted.node.shell.engine.check_wire import pack_check, pack_checked, unpack_check, unpack_checked
+from unhosted.node.shell.engine.child import _serve
 from unhosted.node.shell.engine.wire import (
     MESSAGE_BYTES_MAX,
     Decoder,
+    Message,
     WireError,
     encode,
     pack_delta,
@@ -104,3 +107,38 @@ def test_checks_and_what_came_of_them_cross_unchanged(cut: int) -> None:
     messages = Decoder().feed(encode(["check", "c", pack_check(request), pack_checked(answer)]))
     assert unpack_check(messages[0][2]) == request
     assert unpack_checked(messages[0][3]) == answer
+
+
+class TalkingLoop:
+    """Has one thing to say of a step, and looks in its check's step whether that has been said."""
+
+    is_idle = True
+
+    def __init__(self, node: socket.socket) -> None:
+        self.node = node
+        self.heard = b""
+
+    def plan_step(self) -> Message | None:
+        return None
+
+    def run_step(self) -> Message | None:
+        return ["step", "the last token"]
+
+    def run_embedding_step(self) -> Message | None:
+        return None
+
+    def run_check_step(self) -> Message | None:
+        self.heard = self.node.recv(1000)
+        return None
+
+    def check_integrity(self) -> None:
+        self.node.close()  # which ends the process's loop
+
+
+def test_a_user_has_the_last_token_before_a_check_goes_on() -> None:
+    node, ours = socket.socketpair()
+    node.setblocking(False)
+    loop = TalkingLoop(node)
+    with ours:
+        _serve(ours, Decoder(), loop, [])
+    assert loop.heard == encode(["step", "the last token"])

@@ -17,7 +17,7 @@ from tests.node.money.paid_world import (
 from tests.node.money.seller_world import config_of, voucher
 from tests.node.money.selling_world import Line, Shop, shop_world
 from unhosted.market.channels import SignedVoucher, Voucher
-from unhosted.market.credit import CREDIT_PART, loss_max, window_tokens
+from unhosted.market.credit import loss_max, window_tokens
 from unhosted.market.eip712 import channels_separator, voucher_digest
 from unhosted.market.ids import RequestId, Signature
 from unhosted.market.messages import (
@@ -127,7 +127,7 @@ def test_old_and_lower_vouchers_buy_nothing_more(tmp_path: Path) -> None:
     async def body(shop: Shop, line: Line) -> None:
         await line.say(shop.ask(sequence=1, most=200), shop.pay(100))
         came = await quiet(line)
-        assert came <= (100 + 100 // CREDIT_PART - 10 + LOSS.seller_micros) // 3
+        assert came <= (100 - 10 + LOSS.seller_micros) // 3
         await line.say(shop.pay(100), shop.pay(60), shop.pay(10))
         assert await quiet(line) == 0
         assert (await shop.sold()).best_micros == 100
@@ -147,7 +147,7 @@ def test_what_was_paid_in_an_earlier_stream_does_not_pay_again(tmp_path: Path) -
             second = await quiet(again)
         worth = sum(cost_micros(PRICE, tokens_in=10, tokens_out=count) for count in (first, second) if count)
         assert first > 0
-        assert worth <= 148 + 148 // CREDIT_PART + LOSS.seller_micros
+        assert worth <= 148 + LOSS.seller_micros
 
     in_shop(tmp_path, body)
 

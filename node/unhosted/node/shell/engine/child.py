@@ -145,7 +145,8 @@ def _serve(connection: socket.socket, decoder: Decoder, loop: Any, pending: list
             answers += encode(admitted)
         if answers:
             connection.sendall(answers)
-        for said in (loop.run_step(), loop.run_embedding_step(), loop.run_check_step()):
+        for step in (loop.run_step, loop.run_embedding_step, loop.run_check_step):
+            said = step()  # said at once: the next one may take half a second
             if said is not None:
                 connection.sendall(encode(said))
         if loop.is_idle:

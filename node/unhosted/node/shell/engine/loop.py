@@ -162,6 +162,7 @@ class EngineLoop:
         call_id, steps = next(iter(self._checks.items()))
         try:
             next(steps)
+            self._runner.forget_cpu()
         except StopIteration as done:
             answer = ["reply", call_id, [pack_checked(one) for one in done.value]]
         except Refused as refusal:

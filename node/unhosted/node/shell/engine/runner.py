@@ -31,6 +31,10 @@ class Runner(Protocol):
         when there was no space: then nothing changed. Raises EngineError when the step failed."""
         ...
 
+    def forget_cpu(self) -> None:
+        """Do not count in `python_cpu_ns` what this thread has done since the last step."""
+        ...
+
 
 class LlamaRunner:
     """The one sequence per slot runner over a split KV cache."""
@@ -109,6 +113,9 @@ class LlamaRunner:
         if rows == 0:
             return np.empty((0, self.model.n_vocab), np.float32)
         return context.logits(rows)
+
+    def forget_cpu(self) -> None:
+        self._left_decode_at_cpu_ns = time.thread_time_ns()
 
     def _decode(self, tokens: int) -> int:
         # Two readings of this thread's CPU clock a step: each is a system call.

@@ -43,18 +43,25 @@ class HoldBack:
 
 
 async def let_go(end: ChannelEnd, ledger: Ledger, writes: AuthoriseWrites, of: ChannelId) -> None:
-    """Pay what was held back, under a request of its own that costs nothing; then the channel can close.
+    """Pay what was held back, on this stream or before, under a request of its own that costs nothing. Then
+    the channel can close.
 
     Raises: Refused, if the ledger takes no request.
     """
-    if end.channel.hold_micros == 0:
+    if _is_paid(end.channel):
         return
     request_id = RequestId(os.urandom(32))
     await ledger.reserve(request_id, of, 0)
     with trio.CancelScope(shield=True), trio.move_on_after(LET_GO_S):
         await end.feed(HoldChanged(hold_micros=0, request_id=request_id))
-        await end.wait_until(lambda channel: channel.hold_micros == 0)
+        await end.wait_until(_is_paid)
         await writes.wait(request_id)
         await end.wait_until(lambda channel: channel.tally.pledged_micros == channel.tally.authorised_micros)
     with trio.CancelScope(shield=True):
         await ledger.finish(request_id, 0)
+
+
+def _is_paid(channel: Channel) -> bool:
+    """Whether all that is due is being authorised, as far as the deposit goes."""
+    tally = channel.tally
+    return tally.pledged_micros >= min(tally.settled_micros, channel.chain.deposit_micros)

@@ -46,9 +46,6 @@ RELAY_FEE_PART = 20
 RELAY_GAS_MAX = 400_000
 """Deposit and allocation need 190,000 with the genuine token."""
 
-CREDIT_MICROS = 5_000
-"""USD 0.005: some twenty answers of a small model, and what a cheat loses when it is found out."""
-
 CHAIN_LOOK_S = 2.0
 """Between looks at the channel while its stream is open: about a block."""
 
@@ -69,12 +66,13 @@ class SellerTerms:
     """allocation_micros_min: the smallest channel, and top-up, worth its fees. delay_s_min: time to claim in.
 
     credit_micros: what a buyer may hold back until it has checked answers, within a fourth of what it paid
-    (`market.credit`). coin_micros: what the chain's coin costs, micro-USDC, for judging fees.
+    (`market.credit`); a crash of either end may cost the seller that much more. coin_micros: what the chain's
+    coin costs, micro-USDC, for judging fees.
     """
 
     allocation_micros_min: int = MICROS_PER_USD // 4
     delay_s_min: int = DELAY_S_SELLER_MIN
-    credit_micros: int = CREDIT_MICROS
+    credit_micros: int = 0
     coin_micros: Callable[[], int]
 
 
