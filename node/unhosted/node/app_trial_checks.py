@@ -16,13 +16,13 @@ from unhosted.node.app_selling import engine_work
 from unhosted.node.app_verify import open_evidence, rerun
 from unhosted.node.config import Config
 from unhosted.node.core.asks import Answering, Ask
-from unhosted.node.core.errors import Refused
 from unhosted.node.core.inference import Delta, Embeddings, Engines
 from unhosted.node.shell.money.paid_jobs import Piece
 from unhosted.node.shell.money.paid_wire import WorkAsked
 from unhosted.verify.params import SEED_BYTES
 from unhosted.verify.verdicts import Stage
 
+RECEIPTS_MAX = 100
 OTHER_SEED = bytes([7]) * SEED_BYTES
 
 
@@ -101,13 +101,14 @@ class TrialChecks:
         )
 
     async def verdict(self) -> str:
-        """What an outsider finds in the evidence that was made: its file alone is read, and the model run.
+        """What an outsider finds in evidence that opens all answers: its file alone is read, and the model
+        run. Raises: Refused.
 
-        Raises: Refused, also where there is no evidence.
+        The file that the conviction wrote may be too light for others: it charges for the choice of answers.
         """
-        paths = sorted(self._own.paths.evidence_dir.glob("*.cbor"))
-        if not paths:
-            raise Refused("engine_failed", "no evidence was made: that is a defect, please report it")
-        opened = await trio.to_thread.run_sync(open_evidence, paths[0])
+        path = self._own.paths.evidence_dir / "all.cbor"
+        receipts = await self._desk.receipts(limit=RECEIPTS_MAX)
+        await self._desk.export([str(one["receipt"]) for one in receipts], path)
+        opened = await trio.to_thread.run_sync(open_evidence, path)
         found = await rerun(self._config, opened)
         return found.judgement.verdict
