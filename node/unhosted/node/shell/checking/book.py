@@ -9,12 +9,10 @@ Where answers are kept is another file. What was decided is marked there afterwa
 until it was: marking twice changes nothing.
 """
 
-import fcntl
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,10 +33,16 @@ from unhosted.node.core.checks_words import (
     State,
     Status,
 )
-from unhosted.node.core.errors import Refused
 from unhosted.node.shell.checking import rows
 from unhosted.node.shell.checking.rows import CHECKS_KIND, CheckedLine
-from unhosted.node.shell.money.database import RowDamaged, broken, explained, open_database, transaction
+from unhosted.node.shell.money.database import (
+    RowDamaged,
+    alone,
+    broken,
+    explained,
+    open_database,
+    transaction,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -202,21 +206,6 @@ def _batch(path: Path, database: sqlite3.Connection) -> Iterator[sqlite3.Connect
             raise broken(path, CHECKS_KIND, str(damage)) from damage
 
 
-@contextmanager
-def _only_this_process(path: Path) -> Iterator[None]:
+def _only_this_process(path: Path) -> AbstractContextManager[None]:
     """Two checkers on one record would count an answer twice."""
-    lock = path.with_name(f"{path.name}.lock")
-    with explained(path, CHECKS_KIND):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "overloaded",
-                f"{CHECKS_KIND.name} {path} is in use by another process: ask the running node, or stop it"
-                " first",
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    return alone(path, CHECKS_KIND, then="ask the running node, or stop it first")

@@ -10,6 +10,7 @@ checksum beside it (`row_check`).
 """
 
 import errno
+import fcntl
 import os
 import sqlite3
 import threading
@@ -228,3 +229,22 @@ def _upgrade(database: sqlite3.Connection, path: Path, kind: FileKind) -> None:
 def _version(database: sqlite3.Connection) -> int:
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
     return version
+
+
+@contextmanager
+def alone(path: Path, kind: FileKind, *, then: str) -> Iterator[None]:
+    """Hold the lock beside a database for one process. then: what the user of a second one does next.
+
+    Raises: Refused (overloaded) where another process has it.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    with explained(path, kind):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("overloaded", f"{kind.name} {path} is in use by another process: {then}") from None
+        yield
+    finally:
+        os.close(descriptor)

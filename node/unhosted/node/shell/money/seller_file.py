@@ -1,42 +1,24 @@
 """The seller's book as a file: one process at a time, one transaction after the other, and a start after a
 crash."""
 
-import fcntl
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from unhosted.node.core.errors import Refused
 from unhosted.node.shell.money import seller_drafts as drafts
 from unhosted.node.shell.money import seller_tables as tables
-from unhosted.node.shell.money.database import RowDamaged, broken, explained, transaction
+from unhosted.node.shell.money.database import RowDamaged, alone, broken, explained, transaction
 from unhosted.node.shell.money.seller_tables import SELLER_KIND
 
 _LOG = logging.getLogger(__name__)
 
 
-@contextmanager
-def only_this_process(path: Path) -> Iterator[None]:
+def only_this_process(path: Path) -> AbstractContextManager[None]:
     """Two sellers on one book would count the same voucher twice."""
-    lock = path.with_name(f"{path.name}.lock")
-    with explained(path, SELLER_KIND):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "overloaded",
-                f"the seller's book {path} is in use by another process; stop that node first, or give this"
-                " one another UNHOSTED_HOME",
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    return alone(path, SELLER_KIND, then="stop that node first, or give this one another UNHOSTED_HOME")
 
 
 @contextmanager
